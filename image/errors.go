@@ -1,0 +1,23 @@
+package image
+
+import "errors"
+
+// What can be wrong with an image or the place it lives in. Places translate their own errors into these once, at
+// their edge, and wrap them with the operation and the object, in the place's own words: test with errors.Is.
+var (
+	// ErrNotFound: the place answered, and has no such repository, tag, manifest or blob.
+	ErrNotFound = errors.New("not found")
+	// ErrDenied: the place wants other credentials than it was shown, or forbids it.
+	ErrDenied = errors.New("denied")
+	// ErrUnsupported: the place can't do this at all, whoever asks.
+	ErrUnsupported = errors.New("not supported")
+	// ErrDigest: the content is not what its digest or size says.
+	ErrDigest = errors.New("content does not match its digest")
+	// ErrInvalid: the content is what its digest says and still no sound manifest, index or config.
+	ErrInvalid = errors.New("invalid content")
+	// ErrUntrusted: a policy refuses the image.
+	ErrUntrusted = errors.New("not trusted")
+	// ErrUnavailable: the place could not be asked, or gave no verdict: no network, no such host, a server's failure.
+	// What is known of it from before may be used instead.
+	ErrUnavailable = errors.New("unavailable")
+)
