@@ -1,0 +1,13 @@
+package registries
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// startWithParent starts cmd so that it ends when this process is killed, which no Cleanup can see to. The kernel ties that
+// to the thread that started it, and Go ends no thread that nobody locked.
+func startWithParent(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd.Start()
+}

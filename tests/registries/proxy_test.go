@@ -1,0 +1,170 @@
+package registries
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// proxied is a proxy with one blob of 100,000 bytes behind it.
+func proxied(t *testing.T) (*Proxy, []byte, func(header http.Header) (*http.Response, []byte, error)) {
+	r := Memory(t)
+	content := bytes.Repeat([]byte("0123456789"), 10_000)
+	d := r.PushBlob(t, "hello", content)
+	p := NewProxy(t, r)
+	client := &http.Client{Transport: p.Transport(t)}
+	return p, content, func(header http.Header) (*http.Response, []byte, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.Host+"/v2/hello/blobs/"+d.Digest.String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = header
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return resp, body, err
+	}
+}
+
+func TestProxyCounts(t *testing.T) {
+	p, content, get := proxied(t)
+	if _, body, err := get(http.Header{"Range": {"bytes=5-9"}}); err != nil || string(body) != string(content[5:10]) {
+		t.Fatalf("range: %q, %v", body, err)
+	}
+	if _, body, err := get(nil); err != nil || !bytes.Equal(body, content) {
+		t.Fatalf("whole: %d bytes, %v", len(body), err)
+	}
+	var got []string
+	for _, r := range p.Sent(Get(`^/v2/hello/blobs/`)) {
+		got = append(got, r.Method+" "+r.Range+" "+http.StatusText(r.Status))
+	}
+	if diff := cmp.Diff([]string{"GET bytes=5-9 Partial Content", "GET  OK"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if n := p.Count(Path("/manifests/")); n != 0 {
+		t.Errorf("%d requests for manifests", n)
+	}
+	p.Reset()
+	if n := len(p.Requests()); n != 0 {
+		t.Errorf("%d requests after Reset", n)
+	}
+}
+
+func TestProxyDoesNotCountAuthentication(t *testing.T) {
+	for what, config := range configs {
+		p := NewProxy(t, Distribution(t, config))
+		p.PushArtifact(t, "hello:v1")
+		for _, r := range p.Sent() {
+			if r.Path == "/v2/" || r.Status == http.StatusUnauthorized {
+				t.Errorf("%s: counts %s %s, answered %d", what, r.Method, r.Path, r.Status)
+			}
+		}
+		if n := p.Count(Method(http.MethodPut), Path("/manifests/")); n != 1 {
+			t.Errorf("%s: %d puts of a manifest, want 1", what, n)
+		}
+	}
+}
+
+func TestFaultsOnBodies(t *testing.T) {
+	p, content, get := proxied(t)
+	corrupt := bytes.Clone(content)
+	corrupt[50_000] ^= 1
+	tests := map[string]struct {
+		fault Fault
+		want  []byte
+		err   error
+	}{
+		"drop":     {Drop(1000), content[:1000], io.ErrUnexpectedEOF},
+		"truncate": {Truncate(1000), content[:1000], nil},
+		"corrupt":  {Corrupt(50_000), corrupt, nil},
+		"none":     {None, content, nil},
+	}
+	for what, test := range tests {
+		p.Reset()
+		p.Fault(1, Any, test.fault)
+		if _, body, err := get(nil); !errors.Is(err, test.err) || !bytes.Equal(body, test.want) {
+			t.Errorf("%s: %d bytes, want %d; error %v, want %v", what, len(body), len(test.want), err, test.err)
+		}
+		if _, body, err := get(nil); err != nil || !bytes.Equal(body, content) {
+			t.Errorf("after %s: %d bytes, %v", what, len(body), err)
+		}
+	}
+}
+
+func TestFaultsOnAnswers(t *testing.T) {
+	p, content, get := proxied(t)
+	p.Fault(2, Get("/blobs/"), Status(http.StatusTooManyRequests, "1"))
+	for i := range 3 {
+		resp, body, err := get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refused := resp.StatusCode == 429 && resp.Header.Get("Retry-After") == "1"; refused != (i < 2) {
+			t.Errorf("request %d: %s, Retry-After %q, %d bytes", i, resp.Status, resp.Header.Get("Retry-After"), len(body))
+		}
+	}
+	p.Fault(-1, Any, NoRanges)
+	for range 2 {
+		resp, body, err := get(http.Header{"Range": {"bytes=5-9"}})
+		if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, content) {
+			t.Errorf("range of a server without: %d bytes, %v", len(body), err)
+		}
+	}
+}
+
+// A stalled answer ends when the client gives up, and does not keep the proxy from ending.
+func TestStalls(t *testing.T) {
+	for what, fault := range map[string]Fault{"stall": Stall(1000), "hang": Hang} {
+		p := NewProxy(t, Memory(t))
+		d := p.PushBlob(t, "hello", make([]byte, 5000))
+		p.Fault(-1, Get("/blobs/"), fault)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Host+"/v2/hello/blobs/"+d.Digest.String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := readAll(p.Transport(t), req)
+		if !errors.Is(err, context.DeadlineExceeded) || len(body) > 1000 {
+			t.Errorf("%s: %d bytes, %v", what, len(body), err)
+		}
+	}
+}
+
+func readAll(transport http.RoundTripper, req *http.Request) ([]byte, error) {
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+func TestProxyServesManyAtOnce(t *testing.T) {
+	p, content, get := proxied(t)
+	p.Fault(10, Any, Status(http.StatusServiceUnavailable, ""))
+	var all sync.WaitGroup
+	for range 40 {
+		all.Go(func() {
+			resp, body, err := get(nil)
+			if err != nil || resp.StatusCode == 200 && !bytes.Equal(body, content) {
+				t.Errorf("%d bytes, %v", len(body), err)
+			}
+		})
+	}
+	all.Wait()
+	refused := p.Count(func(r Request) bool { return r.Status == http.StatusServiceUnavailable })
+	if n := p.Count(); n != 40 || refused != 10 {
+		t.Errorf("%d requests, %d refused; want 40 and 10", n, refused)
+	}
+}
