@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/unit"
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"github.com/regfs/regfs/image"
+)
+
+// config is what a mount was asked for.
+type config struct {
+	mountpoint string
+	foreground bool
+
+	allowOther bool
+	readOnly   bool
+	options    []string
+
+	cacheDir  string
+	cacheSize int64
+	tagTTL    time.Duration
+	platform  image.Platform
+	timeout   time.Duration
+	offline   bool
+	insecure  []string
+
+	logFile  string
+	logLevel slog.Level
+}
+
+// addFlags defines the flags of mount, which set c.
+func (c *config) addFlags(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground and log to stderr, for service managers")
+	f.BoolVar(&c.allowOther, "allow-other", false, "let other users in (not only root: needs user_allow_other in /etc/fuse.conf)")
+	f.BoolVar(&c.readOnly, "read-only", false, "refuse all writing")
+	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, nosuid, …", c.setOptions)
+
+	c.cacheSize = 10 << 30
+	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+defaultCacheHelp+")")
+	f.Func("cache-size", "keep at most this `size` of it, such as 500M or 10G (default 10GiB)", c.setCacheSize)
+	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag counts as unchanged before the registry is asked again")
+	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
+
+	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	f.Func("platform", "`os/arch[/variant]` of a multi-platform image that its folder shows (default linux/"+runtime.GOARCH+")", c.setPlatform)
+	f.StringArrayVar(&c.insecure, "insecure", nil, "`host[:port]` of a registry to reach without checking its certificate, or over plain HTTP (repeatable)")
+	f.DurationVar(&c.timeout, "timeout", time.Minute, "give up on a registry that did not move a byte for this long")
+
+	f.StringVar(&c.logFile, "log-file", "", "log to this `file` (default "+defaultLogHelp+")")
+	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "how much to log: `debug`, info, warn or error")
+}
+
+const (
+	defaultCacheHelp = "/var/cache/regfs, or ~/.cache/regfs unless root"
+	defaultLogHelp   = "/var/log/regfs/MOUNTPOINT.log, or one in ~/.local/state/regfs unless root"
+)
+
+// setOptions takes the value of one -o. What has a flag of its own here sets that; all else goes to the mount as it is.
+func (c *config) setOptions(list string) error {
+	for option := range strings.SplitSeq(list, ",") {
+		switch option {
+		case "":
+			return errors.New("an option is empty")
+		case "ro":
+			c.readOnly = true
+		case "rw":
+			c.readOnly = false
+		case "allow_other":
+			c.allowOther = true
+		default:
+			c.options = append(c.options, option)
+		}
+	}
+	return nil
+}
+
+func (c *config) setCacheSize(s string) error {
+	size, err := parseSize(s)
+	c.cacheSize = size
+	return err
+}
+
+// parseSize reads a size in bytes, with units that are powers of 1024 however they are written: 500M, 1.5G, 10GiB, 10 GB.
+func parseSize(s string) (int64, error) {
+	size, err := units.RAMInBytes(s)
+	if err != nil || size <= 0 {
+		return 0, fmt.Errorf("%q is not a size, such as 500M or 10G", s)
+	}
+	return size, nil
+}
+
+func (c *config) setPlatform(s string) error {
+	p, err := image.ParsePlatform(s)
+	c.platform = p
+	return err
+}
+
+// finish checks what no flag can check alone, fills in what depends on the user and the mountpoint, and makes all names
+// absolute, because the daemon runs in another folder.
+func (c *config) finish(mountpoint string) error {
+	if c.timeout <= 0 {
+		return usageError{fmt.Errorf("a --timeout of %v leaves no time for anything", c.timeout)}
+	}
+	if c.tagTTL < 0 {
+		return usageError{fmt.Errorf("a --tag-ttl of %v is less than none", c.tagTTL)}
+	}
+	var err error
+	if c.mountpoint, err = resolve(mountpoint); err != nil {
+		return err
+	}
+	if err := c.place(&c.cacheDir, "--cache-dir", "/var/cache/regfs", "XDG_CACHE_HOME", ".cache"); err != nil {
+		return err
+	}
+	logs := c.logFile == ""
+	if err := c.place(&c.logFile, "--log-file", "/var/log/regfs", "XDG_STATE_HOME", ".local/state"); err != nil {
+		return err
+	}
+	if logs {
+		c.logFile = filepath.Join(c.logFile, unit.UnitNamePathEscape(c.mountpoint)+".log")
+	}
+	return nil
+}
+
+// place makes a name absolute and, where there is none, takes the default: system for root, else regfs in the user's folder
+// that the environment variable names, or in the one below his home (XDG Base Directory Specification).
+func (c *config) place(name *string, flag, system, variable, home string) error {
+	if *name == "" {
+		dir, err := defaultPlace(system, variable, home)
+		if err != nil {
+			return fmt.Errorf("%v: say where with %s", err, flag)
+		}
+		*name = dir
+	}
+	abs, err := filepath.Abs(*name)
+	if err != nil {
+		return err
+	}
+	*name = abs
+	if strings.HasPrefix(abs+"/", c.mountpoint+"/") {
+		return fmt.Errorf("%s is inside the mount: choose another with %s", abs, flag)
+	}
+	return nil
+}
+
+func defaultPlace(system, variable, home string) (string, error) {
+	if os.Geteuid() == 0 {
+		return system, nil
+	}
+	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "regfs"), nil
+	}
+	dir, err := os.UserHomeDir()
+	return filepath.Join(dir, home, "regfs"), err
+}
