@@ -1,0 +1,121 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/regfs/regfs/image"
+)
+
+// child is one name of a folder whose names are all known at once.
+type child struct {
+	name   string
+	ino    uint64
+	dir    bool
+	hidden bool // found by name, not listed
+	node   func(ctx context.Context) (Node, error)
+}
+
+// childCost is about what a child takes in memory, in bytes.
+const childCost = 512
+
+// part makes some of a folder's children. A folder is made of parts so that a lookup asks only for what tells the name it looks for.
+type part func(ctx context.Context) ([]child, error)
+
+// folder is a folder whose names come from what stands behind it, and never change.
+type folder struct {
+	dir
+	tree *Tree
+	// key tells what the children are remembered under.
+	key   string
+	parts []part
+}
+
+func (t *Tree) folder(key string, parts ...part) *folder {
+	return &folder{dir{attr: Attr{Ino: t.ino(key), Dir: true, Fixed: true}}, t, key, parts}
+}
+
+func (f *folder) Lookup(ctx context.Context, name string) (Node, error) {
+	for i := range f.parts {
+		children, err := f.children(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		if n, ok := slices.BinarySearchFunc(children, name, func(c child, name string) int { return strings.Compare(c.name, name) }); ok {
+			return children[n].node(ctx)
+		}
+	}
+	return nil, fmt.Errorf("%q: %w", name, image.ErrNotFound)
+}
+
+func (f *folder) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for i := range f.parts {
+			children, err := f.children(ctx, i)
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			for _, c := range children {
+				if !c.hidden && !yield(Entry{c.name, c.ino, c.dir}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// children are those of one part, sorted by name.
+func (f *folder) children(ctx context.Context, i int) ([]child, error) {
+	key := fmt.Sprintf("%s\x00%d", f.key, i)
+	return f.tree.lists.get(ctx, key, func(ctx context.Context) ([]child, int, error) {
+		children, err := f.parts[i](ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		slices.SortStableFunc(children, func(a, b child) int { return strings.Compare(a.name, b.name) })
+		children = slices.CompactFunc(children, func(a, b child) bool { return a.name == b.name })
+		return children, childCost * (len(children) + 1), nil
+	})
+}
+
+// leaf is a file that stands below a slash path in a folder.
+type leaf struct {
+	path string
+	ino  uint64
+	node func(ctx context.Context) (Node, error)
+}
+
+// nested makes folders of leaves with slash paths, sorted: the children of the one at prefix, which is "" or ends in a slash.
+// What is a leaf and a folder too is the leaf.
+func (t *Tree) nested(key, prefix string, leaves []leaf) []child {
+	var children []child
+	for _, l := range leaves {
+		rest, ok := strings.CutPrefix(l.path, prefix)
+		if !ok {
+			continue
+		}
+		name, _, deeper := strings.Cut(rest, "/")
+		if !deeper {
+			children = append(children, child{name: name, ino: l.ino, node: l.node})
+		} else if len(children) == 0 || children[len(children)-1].name != name {
+			children = append(children, t.nestedDir(key, prefix, name, leaves))
+		}
+	}
+	return children
+}
+
+func (t *Tree) nestedDir(key, prefix, name string, leaves []leaf) child {
+	sub := prefix + name + "/"
+	f := t.folder(key+"/"+sub, func(context.Context) ([]child, error) { return t.nested(key, sub, leaves), nil })
+	return child{name: name, ino: f.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return f, nil }}
+}
+
+// sorted puts leaves in the order of their paths.
+func sorted(leaves []leaf) []leaf {
+	slices.SortFunc(leaves, func(a, b leaf) int { return strings.Compare(a.path, b.path) })
+	return leaves
+}

@@ -1,0 +1,79 @@
+//go:build linux || freebsd || darwin
+
+// Package fuse binds the tree to the kernel through go-fuse. It holds no logic of the namespace: it turns nodes into inodes,
+// errors into errnos, and asks the kernel to cache what can't change.
+package fuse
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/fs"
+)
+
+// Options says how a tree is mounted.
+type Options struct {
+	// AllowOther lets other users than the one who mounts see the tree.
+	AllowOther bool
+	// Options are those of mount(8)'s -o, such as "noatime" or "noexec,max_read=65536". What fuse(4) does not know, the kernel refuses.
+	Options []string
+	// Log gets one line for every operation that failed otherwise than by a missing name or an interrupt.
+	Log *slog.Logger
+}
+
+// Server is a mounted tree.
+type Server struct {
+	server *fuse.Server
+}
+
+// maxRequest is the most that one read may ask for, in bytes: the kernel's own limit.
+const maxRequest = 1 << 20
+
+// Mount mounts the tree at a folder, and returns when the kernel answers. Root mounts by itself, anybody else through
+// fusermount3. Until there is anything to write, the mount is read-only.
+func Mount(tree *fs.Tree, mountpoint string, o Options) (*Server, error) {
+	m := &mount{tree: tree, log: o.Log}
+	server, err := gofs.Mount(mountpoint, &node{n: tree.Root(), m: m}, m.options(o))
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	return &Server{server}, nil
+}
+
+// Wait returns when the tree is not mounted any more, whoever took it down.
+func (s *Server) Wait() { s.server.Wait() }
+
+// Unmount takes the mount down. It fails with EBUSY while files are open or working directories inside it.
+func (s *Server) Unmount() error { return s.server.Unmount() }
+
+// options of the mount. go-fuse's own timeouts stay 0, since it puts them in the place of an entry's 0.
+func (m *mount) options(o Options) *gofs.Options {
+	opts := append([]string{"ro"}, split(o.Options)...)
+	isRoot := os.Geteuid() == 0
+	mo := fuse.MountOptions{
+		AllowOther:         o.AllowOther || slices.Contains(opts, "allow_other"),
+		FsName:             "regfs",
+		Name:               "regfs",
+		MaxWrite:           maxRequest,
+		MaxReadAhead:       maxRequest,
+		MaxBackground:      64,
+		DisableReadDirPlus: true, // it would look every entry up, and a lookup can cost a request
+		DirectMountStrict:  isRoot,
+	}
+	if isRoot {
+		mo.DirectMountFlags, opts = mountFlags(opts)
+	}
+	mo.Options = slices.DeleteFunc(opts, func(s string) bool { return s == "allow_other" })
+	return &gofs.Options{MountOptions: mo, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), RootStableAttr: &gofs.StableAttr{Ino: 1}}
+}
+
+// split takes apart options as mount(8) writes them, with commas.
+func split(options []string) []string {
+	return strings.FieldsFunc(strings.Join(options, ","), func(r rune) bool { return r == ',' })
+}

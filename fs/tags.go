@@ -1,0 +1,243 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	// Digests may be of either.
+	_ "crypto/sha256"
+	_ "crypto/sha512"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/image"
+)
+
+// repository is what all nodes of one repository share.
+type repository struct {
+	tree *Tree
+	src  image.Source
+	// path is the folder below the mount, name the full name of the repository: they differ for docker.io/alpine.
+	path, name string
+}
+
+// content is a file of what a descriptor names. Its inode is the same wherever the repository's images name it alike, so that
+// the kernel caches it once.
+func (r *repository) content(d image.Descriptor) *content {
+	ino := r.tree.ino(r.path, d.Digest.String(), d.MediaType, fmt.Sprint(d.Annotations))
+	return &content{repo: r, d: d, ino: ino}
+}
+
+// rawIno is the inode of content that is named by digest alone.
+func (r *repository) rawIno(dgst digest.Digest) uint64 { return r.tree.ino(r.path, dgst.String()) }
+
+// tags is the folder of all tags of a repository. Listing it costs the pages of the tag list, and a lookup in it never lists.
+type tags struct {
+	dir
+	repo *repository
+	path string
+}
+
+func newTags(r *repository) *tags {
+	path := r.path + "/" + tagsName
+	return &tags{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true, Volatile: true}}, r, path}
+}
+
+func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
+	if !image.ValidTag(name) {
+		return nil, fmt.Errorf("tag %q: %w", name, image.ErrNotFound)
+	}
+	tag := newTag(t, name)
+	if listed, ok := t.repo.tree.known.peek(t.path); ok && listed.has(tag.attr.Ino, time.Now()) {
+		return tag, nil
+	}
+	if _, err := tag.resolve(ctx); err != nil {
+		return nil, err
+	}
+	return tag, nil
+}
+
+// List shows the tags as their list comes in, and remembers them for a while: who lists will stat.
+func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		tree := t.repo.tree
+		listed := &names{seen: map[uint64]struct{}{}}
+		tree.known.put(t.path, listed, listed.cost())
+		for name, err := range t.repo.src.Tags(ctx, "") {
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			ino := tree.ino(t.path, name)
+			listed.add(ino, time.Now().Add(tree.pins.idle))
+			if !yield(Entry{name, ino, true}, nil) {
+				return
+			}
+		}
+		tree.known.put(t.path, listed, listed.cost())
+	}
+}
+
+// tag is an image folder by tag. What it shows inside is the version that its process is pinned to.
+type tag struct {
+	dir
+	repo *repository
+	name string
+	path string
+}
+
+func newTag(t *tags, name string) *tag {
+	attr := Attr{Ino: t.repo.tree.ino(t.path, name), Dir: true, Volatile: true}
+	return &tag{dir{attr: attr}, t.repo, name, t.path + "/" + name}
+}
+
+// resolve is what the tag is for the process that asks. A first look reads the manifest, not only its digest: that is what is
+// wanted next, and the request is saved.
+func (t *tag) resolve(ctx context.Context) (*version, error) {
+	d, err := t.repo.tree.pins.resolve(ctx, callerOf(ctx), t.repo.path, t.name, func(ctx context.Context) (image.Descriptor, error) {
+		d, _, err := t.repo.src.Manifest(ctx, t.name)
+		return d, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newVersion(t.repo, d, t.name, t.path), nil
+}
+
+func (t *tag) Lookup(ctx context.Context, name string) (Node, error) {
+	if name == digestName {
+		return t.digest(), nil
+	}
+	v, err := t.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v.folder().Lookup(ctx, name)
+}
+
+func (t *tag) List(ctx context.Context) iter.Seq2[Entry, error] {
+	v, err := t.resolve(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	return v.folder().List(ctx)
+}
+
+// digest is the one file here that is not pinned: who polls it sees the tag move.
+func (t *tag) digest() Node {
+	return &made{ino: t.repo.tree.ino(t.path, digestName), content: func(ctx context.Context) ([]byte, error) {
+		d, err := t.repo.src.Resolve(ctx, t.name)
+		return []byte(d.Digest + "\n"), err
+	}}
+}
+
+// XattrNames leaves out annotations, which can't be named without a request.
+func (t *tag) XattrNames() []string { return xattrNames(image.Descriptor{}) }
+
+func (t *tag) Xattr(ctx context.Context, name string) (string, error) {
+	v, err := t.resolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	return v.folder().Xattr(ctx, name)
+}
+
+// digests is the folder of all images of a repository by digest. They are found by name: no registry can list them.
+type digests struct {
+	dir
+	repo *repository
+	path string
+}
+
+func newDigests(r *repository) *digests {
+	path := r.path + "/" + digestsName
+	return &digests{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path}
+}
+
+func (g *digests) Lookup(ctx context.Context, name string) (Node, error) {
+	if digest.Digest(name).Validate() != nil {
+		return nil, fmt.Errorf("digest %q: %w", name, image.ErrNotFound)
+	}
+	d, _, err := g.repo.src.Manifest(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return newVersion(g.repo, d, "", g.path+"/"+name).folder(), nil
+}
+
+func (g *digests) List(context.Context) iter.Seq2[Entry, error] {
+	return func(func(Entry, error) bool) {}
+}
+
+// blobs is the folder of all blobs of a repository, and below it one for each digest algorithm. No registry lists them; where
+// the folder is part of a layout, list tells what the layout holds.
+type blobs struct {
+	dir
+	repo *repository
+	path string
+	list func(ctx context.Context) ([]image.Descriptor, error)
+}
+
+func newBlobs(r *repository, path string, list func(context.Context) ([]image.Descriptor, error)) *blobs {
+	return &blobs{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path, list}
+}
+
+func (b *blobs) Lookup(_ context.Context, name string) (Node, error) {
+	if alg := digest.Algorithm(name); alg.Available() {
+		path := b.path + "/" + name
+		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Dir: true}}, b.repo, alg, b.list}, nil
+	}
+	return nil, fmt.Errorf("digest algorithm %q: %w", name, image.ErrNotFound)
+}
+
+func (b *blobs) List(context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		name := digest.SHA256.String()
+		yield(Entry{name, b.repo.tree.ino(b.path + "/" + name), true}, nil)
+	}
+}
+
+type algorithm struct {
+	dir
+	repo *repository
+	alg  digest.Algorithm
+	list func(ctx context.Context) ([]image.Descriptor, error)
+}
+
+func (a *algorithm) Lookup(ctx context.Context, name string) (Node, error) {
+	dgst := digest.NewDigestFromEncoded(a.alg, name)
+	if dgst.Validate() != nil {
+		return nil, fmt.Errorf("blob %q: %w", name, image.ErrNotFound)
+	}
+	d, err := a.repo.src.Stat(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	return &content{repo: a.repo, d: d, ino: a.repo.rawIno(dgst)}, nil
+}
+
+func (a *algorithm) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if a.list == nil {
+			return
+		}
+		all, err := a.list(ctx)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		for _, d := range all {
+			if d.Digest.Algorithm() == a.alg && !yield(Entry{d.Digest.Encoded(), a.repo.rawIno(d.Digest), false}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// isMissing tells whether the registry said that there is no such thing, and not only that it could not be asked.
+func isMissing(err error) bool {
+	return errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrUnavailable)
+}

@@ -1,0 +1,148 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/regfs/regfs/image"
+)
+
+// Options is what a Tree is made of.
+type Options struct {
+	// Host opens a registry by its name. It sends nothing.
+	Host func(name string) (image.Host, error)
+	// Hosts are the names of registries known from use, in any order.
+	Hosts func() []string
+	// Blobs opens content for random reads.
+	Blobs image.Blobs
+	// Platform is the one whose image stands for a multi-platform image.
+	Platform image.Platform
+	// TagTTL is how long a process may leave a tag's folder alone before it may see another version there. It is at least
+	// five seconds, whatever is said here, or a copy could mix two versions.
+	TagTTL time.Duration
+	// Control are files of .regfs/, by name, each made anew at every open.
+	Control map[string]func() []byte
+}
+
+// Tree is the whole namespace. It is safe for concurrent use.
+type Tree struct {
+	o     Options
+	seed  maphash.Seed
+	pins  *pins
+	docs  *memo[string, *image.Manifest]
+	lists *memo[string, []child]
+	known *memo[string, *names]
+	log   *errorLog
+
+	mu    sync.Mutex
+	hosts map[string]image.Host
+}
+
+// How much may be remembered in memory, in bytes, roughly: parsed manifests, folders' children, names of tags. What is
+// forgotten is made again, from the cache.
+const (
+	docsMemory  = 16 << 20
+	listsMemory = 16 << 20
+	knownMemory = 16 << 20
+)
+
+// New makes the tree. It sends nothing and reads nothing.
+func New(o Options) *Tree {
+	return &Tree{
+		o:     o,
+		seed:  maphash.MakeSeed(),
+		pins:  newPins(max(o.TagTTL, 5*time.Second), time.Now),
+		docs:  newMemo[string, *image.Manifest](docsMemory),
+		lists: newMemo[string, []child](listsMemory),
+		known: newMemo[string, *names](knownMemory),
+		log:   &errorLog{},
+		hosts: map[string]image.Host{},
+	}
+}
+
+// Root is the folder that gets mounted.
+func (t *Tree) Root() Node {
+	return &root{dir{attr: Attr{Ino: 1, Dir: true}}, t}
+}
+
+// ino makes an inode number of what a node is. The hash is seeded, or names chosen to collide could make one file show another.
+func (t *Tree) ino(parts ...string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(t.seed)
+	for _, p := range parts {
+		h.WriteString(p)
+		h.WriteByte(0)
+	}
+	// The first numbers are the kernel's and the root's, the last is go-fuse's.
+	return min(max(h.Sum64(), 1<<10), 1<<64-2)
+}
+
+// host opens each registry once.
+func (t *Tree) host(name string) (image.Host, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h, ok := t.hosts[name]; ok {
+		return h, nil
+	}
+	h, err := t.o.Host(name)
+	if err == nil {
+		t.hosts[name] = h
+	}
+	return h, err
+}
+
+// hostNames are the registries to list: those used through this mount, and those known from before.
+func (t *Tree) hostNames() []string {
+	all := t.o.Hosts()
+	t.mu.Lock()
+	for name := range t.hosts {
+		all = append(all, name)
+	}
+	t.mu.Unlock()
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// root is the mount's top: .regfs and the registries.
+type root struct {
+	dir
+	tree *Tree
+}
+
+func (r *root) Lookup(_ context.Context, name string) (Node, error) {
+	if name == controlName {
+		return r.tree.control(), nil
+	}
+	if !image.ValidHost(name) || isClutter(name) {
+		return nil, fmt.Errorf("registry %q: %w", name, image.ErrNotFound)
+	}
+	h, err := r.tree.host(name)
+	if err != nil {
+		return nil, err
+	}
+	return newNamespace(r.tree, h, name, ""), nil
+}
+
+func (r *root) List(context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if !yield(Entry{controlName, r.tree.ino(controlName), true}, nil) {
+			return
+		}
+		for _, name := range r.tree.hostNames() {
+			if !yield(Entry{name, r.tree.ino(name), true}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// isClutter knows the names that desktops and other systems look for in every folder, and that could be registries by their form.
+func isClutter(name string) bool {
+	return slices.Contains([]string{"autorun.inf", "Autorun.inf", "AutoRun.inf", "desktop.ini", "Desktop.ini", "Thumbs.db", "thumbs.db",
+		"folder.jpg", "Folder.jpg"}, name)
+}

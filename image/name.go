@@ -1,0 +1,28 @@
+package image
+
+import "regexp"
+
+// The grammars of the distribution-spec ("Pulling manifests"), and of host names as image names have them. A host needs a dot
+// or a port, or to be localhost, to be told from the first component of a repository.
+var (
+	component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+	names     = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagName   = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	hostName  = regexp.MustCompile(`^(localhost|(localhost|[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*|\[[0-9a-fA-F:]+\]):[0-9]{1,5}|` +
+		`[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*(\.[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*)+(:[0-9]{1,5})?)$`)
+)
+
+// maxName is the longest host and repository that clients and registries agree to take, in bytes.
+const maxName = 255
+
+// ValidHost tells whether a registry could go by this name: host or host:port.
+func ValidHost(name string) bool { return len(name) <= maxName && hostName.MatchString(name) }
+
+// ValidRepository tells whether a registry could have a repository of this name.
+func ValidRepository(name string) bool { return len(name) <= maxName && names.MatchString(name) }
+
+// ValidComponent tells whether a repository's name could have this component.
+func ValidComponent(name string) bool { return len(name) <= maxName && component.MatchString(name) }
+
+// ValidTag tells whether a repository could have this tag.
+func ValidTag(name string) bool { return tagName.MatchString(name) }
