@@ -1,35 +1,24 @@
 package registries
 
 import (
-	"bytes"
-	"context"
 	"crypto/tls"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 
-	"github.com/distribution/distribution/v3/configuration"
-	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
-	_ "github.com/distribution/distribution/v3/registry/auth/token"
-	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/sirupsen/logrus"
 )
 
-// Distribution starts distribution 3 in this process. Its log, which can only be had by the process, is discarded.
-func Distribution(t TB, c Config) *Registry {
+// InProcess starts a registry in this process that takes distribution's configuration, in YAML.
+func InProcess(t TB, c Config, open func(settings []byte) (http.Handler, error)) *Registry {
 	t.Helper()
-	logrus.SetOutput(io.Discard)
 	c, ca := prepare(t, c)
-	conf, err := configuration.Parse(bytes.NewReader(marshal(t, settings(t, c, ca))))
+	handler, err := open(marshal(t, settings(t, c, ca)))
 	if err != nil {
-		t.Fatalf("distribution: %v", err)
+		t.Fatalf("registry: %v", err)
 	}
-	app := handlers.NewApp(context.WithoutCancel(t.Context()), conf)
-	t.Cleanup(func() { app.Shutdown() })
-	return &Registry{Host: serve(t, app, ca), CA: ca, Auth: c.Auth, Storage: c.Storage}
+	return &Registry{Host: serve(t, handler, ca), CA: ca, Auth: c.Auth, Storage: c.Storage}
 }
 
 // Memory starts go-containerregistry's registry in this process: empty, in memory, anonymous, over plain HTTP, with the

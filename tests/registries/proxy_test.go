@@ -1,4 +1,4 @@
-package registries
+package registries_test
 
 import (
 	"bytes"
@@ -11,14 +11,17 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/regfs/regfs/tests/registries"
+	"github.com/regfs/regfs/tests/registries/distribution"
 )
 
 // proxied is a proxy with one blob of 100,000 bytes behind it.
-func proxied(t *testing.T) (*Proxy, []byte, func(header http.Header) (*http.Response, []byte, error)) {
-	r := Memory(t)
+func proxied(t *testing.T) (*registries.Proxy, []byte, func(header http.Header) (*http.Response, []byte, error)) {
+	r := registries.Memory(t)
 	content := bytes.Repeat([]byte("0123456789"), 10_000)
 	d := r.PushBlob(t, "hello", content)
-	p := NewProxy(t, r)
+	p := registries.NewProxy(t, r)
 	client := &http.Client{Transport: p.Transport(t)}
 	return p, content, func(header http.Header) (*http.Response, []byte, error) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.Host+"/v2/hello/blobs/"+d.Digest.String(), nil)
@@ -45,13 +48,13 @@ func TestProxyCounts(t *testing.T) {
 		t.Fatalf("whole: %d bytes, %v", len(body), err)
 	}
 	var got []string
-	for _, r := range p.Sent(Get(`^/v2/hello/blobs/`)) {
+	for _, r := range p.Sent(registries.Get(`^/v2/hello/blobs/`)) {
 		got = append(got, r.Method+" "+r.Range+" "+http.StatusText(r.Status))
 	}
 	if diff := cmp.Diff([]string{"GET bytes=5-9 Partial Content", "GET  OK"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if n := p.Count(Path("/manifests/")); n != 0 {
+	if n := p.Count(registries.Path("/manifests/")); n != 0 {
 		t.Errorf("%d requests for manifests", n)
 	}
 	p.Reset()
@@ -62,14 +65,14 @@ func TestProxyCounts(t *testing.T) {
 
 func TestProxyDoesNotCountAuthentication(t *testing.T) {
 	for what, config := range configs {
-		p := NewProxy(t, Distribution(t, config))
+		p := registries.NewProxy(t, distribution.Start(t, config))
 		p.PushArtifact(t, "hello:v1")
 		for _, r := range p.Sent() {
 			if r.Path == "/v2/" || r.Status == http.StatusUnauthorized {
 				t.Errorf("%s: counts %s %s, answered %d", what, r.Method, r.Path, r.Status)
 			}
 		}
-		if n := p.Count(Method(http.MethodPut), Path("/manifests/")); n != 1 {
+		if n := p.Count(registries.Method(http.MethodPut), registries.Path("/manifests/")); n != 1 {
 			t.Errorf("%s: %d puts of a manifest, want 1", what, n)
 		}
 	}
@@ -80,18 +83,18 @@ func TestFaultsOnBodies(t *testing.T) {
 	corrupt := bytes.Clone(content)
 	corrupt[50_000] ^= 1
 	tests := map[string]struct {
-		fault Fault
+		fault registries.Fault
 		want  []byte
 		err   error
 	}{
-		"drop":     {Drop(1000), content[:1000], io.ErrUnexpectedEOF},
-		"truncate": {Truncate(1000), content[:1000], nil},
-		"corrupt":  {Corrupt(50_000), corrupt, nil},
-		"none":     {None, content, nil},
+		"drop":     {registries.Drop(1000), content[:1000], io.ErrUnexpectedEOF},
+		"truncate": {registries.Truncate(1000), content[:1000], nil},
+		"corrupt":  {registries.Corrupt(50_000), corrupt, nil},
+		"none":     {registries.None, content, nil},
 	}
 	for what, test := range tests {
 		p.Reset()
-		p.Fault(1, Any, test.fault)
+		p.Fault(1, registries.Any, test.fault)
 		if _, body, err := get(nil); !errors.Is(err, test.err) || !bytes.Equal(body, test.want) {
 			t.Errorf("%s: %d bytes, want %d; error %v, want %v", what, len(body), len(test.want), err, test.err)
 		}
@@ -103,7 +106,7 @@ func TestFaultsOnBodies(t *testing.T) {
 
 func TestFaultsOnAnswers(t *testing.T) {
 	p, content, get := proxied(t)
-	p.Fault(2, Get("/blobs/"), Status(http.StatusTooManyRequests, "1"))
+	p.Fault(2, registries.Get("/blobs/"), registries.Status(http.StatusTooManyRequests, "1"))
 	for i := range 3 {
 		resp, body, err := get(nil)
 		if err != nil {
@@ -113,7 +116,7 @@ func TestFaultsOnAnswers(t *testing.T) {
 			t.Errorf("request %d: %s, Retry-After %q, %d bytes", i, resp.Status, resp.Header.Get("Retry-After"), len(body))
 		}
 	}
-	p.Fault(-1, Any, NoRanges)
+	p.Fault(-1, registries.Any, registries.NoRanges)
 	for range 2 {
 		resp, body, err := get(http.Header{"Range": {"bytes=5-9"}})
 		if err != nil || resp.StatusCode != 200 || !bytes.Equal(body, content) {
@@ -124,10 +127,10 @@ func TestFaultsOnAnswers(t *testing.T) {
 
 // A stalled answer ends when the client gives up, and does not keep the proxy from ending.
 func TestStalls(t *testing.T) {
-	for what, fault := range map[string]Fault{"stall": Stall(1000), "hang": Hang} {
-		p := NewProxy(t, Memory(t))
+	for what, fault := range map[string]registries.Fault{"stall": registries.Stall(1000), "hang": registries.Hang} {
+		p := registries.NewProxy(t, registries.Memory(t))
 		d := p.PushBlob(t, "hello", make([]byte, 5000))
-		p.Fault(-1, Get("/blobs/"), fault)
+		p.Fault(-1, registries.Get("/blobs/"), fault)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Host+"/v2/hello/blobs/"+d.Digest.String(), nil)
@@ -152,7 +155,7 @@ func readAll(transport http.RoundTripper, req *http.Request) ([]byte, error) {
 
 func TestProxyServesManyAtOnce(t *testing.T) {
 	p, content, get := proxied(t)
-	p.Fault(10, Any, Status(http.StatusServiceUnavailable, ""))
+	p.Fault(10, registries.Any, registries.Status(http.StatusServiceUnavailable, ""))
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() {
@@ -163,7 +166,7 @@ func TestProxyServesManyAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	refused := p.Count(func(r Request) bool { return r.Status == http.StatusServiceUnavailable })
+	refused := p.Count(func(r registries.Request) bool { return r.Status == http.StatusServiceUnavailable })
 	if n := p.Count(); n != 40 || refused != 10 {
 		t.Errorf("%d requests, %d refused; want 40 and 10", n, refused)
 	}

@@ -1,5 +1,6 @@
 // Package registries runs real registries for tests and benchmarks, with every kind of authentication and TLS, a proxy that
 // counts requests and injects faults, and images to put into them. Nothing of it outlives the test that started it.
+// Distribution 3 is in the package below.
 package registries
 
 import (

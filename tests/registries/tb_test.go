@@ -1,20 +1,22 @@
-package registries
+package registries_test
 
 import (
 	"net/http"
 	"os"
 	"syscall"
 	"testing"
+
+	"github.com/regfs/regfs/tests/registries"
 )
 
 func TestMainCleansUp(t *testing.T) {
 	ends := map[string]struct {
-		end  func(TB)
+		end  func(registries.TB)
 		code int
 	}{
-		"return": {func(TB) {}, 0},
-		"fatal":  {func(t TB) { t.Fatalf("on purpose") }, 1},
-		"signal": {func(t TB) {
+		"return": {func(registries.TB) {}, 0},
+		"fatal":  {func(t registries.TB) { t.Fatalf("on purpose") }, 1},
+		"signal": {func(t registries.TB) {
 			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 				t.Fatalf("%v", err)
 			}
@@ -23,8 +25,8 @@ func TestMainCleansUp(t *testing.T) {
 	}
 	for what, test := range ends {
 		var dir, host string
-		code := Main(func(t TB) {
-			dir, host = t.TempDir(), Memory(t).Host
+		code := registries.Main(func(t registries.TB) {
+			dir, host = t.TempDir(), registries.Memory(t).Host
 			test.end(t)
 		})
 		if code != test.code {
