@@ -82,7 +82,8 @@ type body struct {
 
 // open sends the first request of a download.
 func (s *source) open(ctx context.Context, d image.Descriptor, off, n int64) (*body, error) {
-	b := &body{ctx: ctx, source: s, d: d, first: off, off: off, end: -1, what: "get blob " + s.name() + "@" + clean(d.Digest.String())}
+	what := "get blob " + s.name() + "@" + clean(d.Digest.String())
+	b := &body{ctx: ctx, source: s, d: d, what: what, first: off, off: off, end: -1, total: -1}
 	if d.Digest.Validate() != nil {
 		return nil, &failure{what: b.what, words: "not a digest", kinds: []error{image.ErrNotFound}}
 	}
@@ -164,16 +165,10 @@ var errEnd = errors.New("the content ends there")
 
 // request opens what is still to come.
 func (b *body) request(deadline time.Time) error {
-	r := request{method: http.MethodGet, path: "blobs/" + b.d.Digest.String()}
-	switch {
-	case b.end >= 0 && (b.off > 0 || b.end != b.d.Size):
-		r.span = fmt.Sprintf("bytes=%d-%d", b.off, b.end-1)
-	case b.off > 0:
-		r.span = fmt.Sprintf("bytes=%d-", b.off)
-	}
+	r := request{method: http.MethodGet, path: "blobs/" + b.d.Digest.String(), span: b.span()}
 	return b.source.each(b.ctx, b.d.Digest, deadline, func(t target, deadline time.Time) error {
 		resp, err := t.send(b.ctx, r, deadline)
-		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable && b.off > b.first {
+		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable && b.off > b.first && b.off >= b.total {
 			return errEnd
 		}
 		if err != nil {
@@ -181,6 +176,21 @@ func (b *body) request(deadline time.Time) error {
 		}
 		return b.accept(t, resp)
 	})
+}
+
+// span is the range of what is still to come, or "" for everything. It names its end, for not every registry knows open ones.
+func (b *body) span() string {
+	end := b.end
+	if end < 0 {
+		end = max(b.d.Size, b.total)
+	}
+	switch {
+	case b.off == 0 && (b.end < 0 || b.end == b.d.Size):
+		return ""
+	case end < 0:
+		return fmt.Sprintf("bytes=%d-", b.off)
+	}
+	return fmt.Sprintf("bytes=%d-%d", b.off, max(end-1, b.off))
 }
 
 // accept makes an answer the one to read from: it must start where the reader is, or can be brought there.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -38,7 +39,8 @@ type endpoint struct {
 	endpointKey
 	client *Client
 
-	connecting lock // held while finding out how to speak to it
+	connecting lock        // held while finding out how to speak to it
+	doesHead   atomic.Bool // it has answered a HEAD for a manifest as it should
 
 	mu       sync.Mutex
 	conn     *connection // nil until it answered
@@ -148,10 +150,14 @@ func (e *endpoint) dial(ctx context.Context) (*connection, error) {
 		return conn, err
 	}
 	conn.scheme = "http"
-	if second := e.ping(ctx, conn); second != nil {
-		return nil, errors.Join(err, second)
+	second := e.ping(ctx, conn)
+	switch {
+	case statusOf(second) == http.StatusBadRequest:
+		return nil, err // as servers answer plain HTTP where they speak TLS
+	case second == nil || errors.As(second, &status):
+		return conn, second
 	}
-	return conn, nil
+	return nil, errors.Join(err, second)
 }
 
 // ping asks /v2/ what it takes to enter. Registries that have nothing to say there are asked again by use.

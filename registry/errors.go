@@ -50,6 +50,8 @@ type statusError struct {
 	foreign bool
 	// api: a registry said it, and not something in front of one.
 	api bool
+	// believed: what HEAD was answered with needs no GET to be sure of.
+	believed bool
 }
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s (%d)", e.words, e.status) }

@@ -47,10 +47,7 @@ func (s *source) Resolve(ctx context.Context, name string) (image.Descriptor, er
 	}
 	var d image.Descriptor
 	err = s.each(ctx, ref.digest, s.client.deadline(), func(t target, deadline time.Time) (err error) {
-		if d, err = t.head(ctx, ref, deadline); err == nil || !unanswered(err) {
-			return err
-		}
-		d, _, err = t.manifest(ctx, ref, deadline)
+		d, err = t.resolve(ctx, ref, deadline)
 		return err
 	})
 	if err != nil {
@@ -81,7 +78,7 @@ func (s *source) Manifest(ctx context.Context, name string) (image.Descriptor, [
 var errUnanswered = errors.New("the answer to HEAD says too little")
 
 // unanswered tells whether a GET may say what a HEAD did not: not every registry can do HEAD, nor everything that one redirects
-// to. A 404 is believed where a registry says it.
+// to. A 404 is mostly what it says: see judgeHead.
 func unanswered(err error) bool {
 	if errors.Is(err, errUnanswered) {
 		return true
@@ -94,16 +91,26 @@ func unanswered(err error) bool {
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true
 	case http.StatusNotFound:
-		return !status.api
+		return !status.believed
 	}
 	return status.foreign && status.status < 500
+}
+
+// resolve asks for a manifest with HEAD, and with GET where that says too little.
+func (t target) resolve(ctx context.Context, ref manifestRef, deadline time.Time) (image.Descriptor, error) {
+	d, err := t.head(ctx, ref, deadline)
+	if err == nil || !unanswered(err) {
+		return d, err
+	}
+	d, _, err = t.manifest(ctx, ref, deadline)
+	return d, err
 }
 
 // head asks for a manifest without its content.
 func (t target) head(ctx context.Context, ref manifestRef, deadline time.Time) (image.Descriptor, error) {
 	resp, err := t.send(ctx, request{method: http.MethodHead, path: "manifests/" + ref.string, accept: acceptManifests}, deadline)
 	if err != nil {
-		return image.Descriptor{}, err
+		return image.Descriptor{}, t.judgeHead(err)
 	}
 	resp.Body.Close()
 	d := image.Descriptor{MediaType: mediaType(resp), Digest: contentDigest(resp), Size: resp.ContentLength}
@@ -113,7 +120,17 @@ func (t target) head(ctx context.Context, ref manifestRef, deadline time.Time) (
 	if d.Size <= 0 || d.Digest == "" || ref.digest != "" && d.Digest != ref.digest || !image.IsManifest(d.MediaType) {
 		return image.Descriptor{}, errUnanswered
 	}
+	t.doesHead.Store(true)
 	return d, nil
+}
+
+// judgeHead believes a 404 where HEAD is known to work, or where it is the registry's own and not that of something before it.
+func (t target) judgeHead(err error) error {
+	var status *statusError
+	if errors.As(err, &status) {
+		status.believed = status.api || t.doesHead.Load()
+	}
+	return err
 }
 
 // manifest gets a manifest, whole, and makes sure that it is the one that was asked for, or that the registry named.
@@ -216,11 +233,7 @@ func (s *source) Stat(ctx context.Context, dgst digest.Digest) (image.Descriptor
 		if d, err = t.stat(ctx, dgst, deadline); statusOf(err) != http.StatusNotFound {
 			return err
 		}
-		ref := manifestRef{dgst.String(), dgst}
-		if d, err = t.head(ctx, ref, deadline); err == nil || !unanswered(err) {
-			return err
-		}
-		d, _, err = t.manifest(ctx, ref, deadline)
+		d, err = t.resolve(ctx, manifestRef{dgst.String(), dgst}, deadline)
 		return err
 	})
 	if err != nil {

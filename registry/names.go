@@ -24,7 +24,7 @@ var (
 // maxName is the most that clients and registries take of a repository's name, host included.
 const maxName = 255
 
-func validRepository(s string) bool { return len(s) <= maxName && repositoryName.MatchString(s) }
+func validRepository(s string) bool { return len(s) < maxName && repositoryName.MatchString(s) }
 
 func validTag(s string) bool { return tagName.MatchString(s) }
 
