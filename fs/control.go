@@ -13,13 +13,13 @@ const controlName = ".regfs"
 
 // control is the folder of files that tell of the daemon.
 func (t *Tree) control() Node {
-	return t.folder(controlName, func(context.Context) ([]child, error) {
+	return t.folder(controlName, free(func() []child {
 		all := []child{t.controlFile("errors.log", t.log.bytes)}
 		for name, content := range t.o.Control {
 			all = append(all, t.controlFile(name, content))
 		}
-		return all, nil
-	})
+		return all
+	}))
 }
 
 func (t *Tree) controlFile(name string, content func() []byte) child {

@@ -22,8 +22,22 @@ type child struct {
 // childCost is about what a child takes in memory, in bytes.
 const childCost = 512
 
-// part makes some of a folder's children. A folder is made of parts so that a lookup asks only for what tells the name it looks for.
-type part func(ctx context.Context) ([]child, error)
+// part is some of a folder's children: which names they can have, and what they are. A folder is made of parts so that a
+// lookup asks only for what can tell the name it looks for, and of nobody for a name like .git.
+type part struct {
+	may  func(name string) bool
+	make func(ctx context.Context) ([]child, error)
+}
+
+// anyOf is a part that has some of these names.
+func anyOf(names []string, make func(context.Context) ([]child, error)) part {
+	return part{func(name string) bool { return slices.Contains(names, name) }, make}
+}
+
+// free is a part that sends no request, and so may have any names.
+func free(make func() []child) part {
+	return part{func(string) bool { return true }, func(context.Context) ([]child, error) { return make(), nil }}
+}
 
 // folder is a folder whose names come from what stands behind it, and never change.
 type folder struct {
@@ -39,7 +53,10 @@ func (t *Tree) folder(key string, parts ...part) *folder {
 }
 
 func (f *folder) Lookup(ctx context.Context, name string) (Node, error) {
-	for i := range f.parts {
+	for i, p := range f.parts {
+		if !p.may(name) {
+			continue
+		}
 		children, err := f.children(ctx, i)
 		if err != nil {
 			return nil, err
@@ -72,7 +89,7 @@ func (f *folder) List(ctx context.Context) iter.Seq2[Entry, error] {
 func (f *folder) children(ctx context.Context, i int) ([]child, error) {
 	key := fmt.Sprintf("%s\x00%d", f.key, i)
 	return f.tree.lists.get(ctx, key, func(ctx context.Context) ([]child, int, error) {
-		children, err := f.parts[i](ctx)
+		children, err := f.parts[i].make(ctx)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -110,7 +127,7 @@ func (t *Tree) nested(key, prefix string, leaves []leaf) []child {
 
 func (t *Tree) nestedDir(key, prefix, name string, leaves []leaf) child {
 	sub := prefix + name + "/"
-	f := t.folder(key+"/"+sub, func(context.Context) ([]child, error) { return t.nested(key, sub, leaves), nil })
+	f := t.folder(key+"/"+sub, free(func() []child { return t.nested(key, sub, leaves) }))
 	return child{name: name, ino: f.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return f, nil }}
 }
 

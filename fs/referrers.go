@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/regfs/regfs/image"
 )
 
@@ -22,6 +24,9 @@ func (v *version) referrers() child {
 }
 
 func (r *referrers) Lookup(ctx context.Context, name string) (Node, error) {
+	if digest.Digest(name).Validate() != nil {
+		return nil, fmt.Errorf("referrer %q: %w", name, image.ErrNotFound)
+	}
 	for d, err := range r.v.repo.src.Referrers(ctx, r.v.d, "") {
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	// Digests may be of either.
@@ -110,6 +111,9 @@ func (t *tag) resolve(ctx context.Context) (*version, error) {
 func (t *tag) Lookup(ctx context.Context, name string) (Node, error) {
 	if name == digestName {
 		return t.digest(), nil
+	}
+	if !slices.Contains(ownNames, name) && !slices.Contains(imageNames, name) {
+		return nil, fmt.Errorf("%q: %w", name, image.ErrNotFound)
 	}
 	v, err := t.resolve(ctx)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout"
 )
@@ -36,7 +38,7 @@ type imageFolder struct {
 }
 
 func (v *version) folder() *imageFolder {
-	return &imageFolder{v.repo.tree.folder(v.key, v.ownFiles, v.imageFiles), v}
+	return &imageFolder{v.repo.tree.folder(v.key, anyOf(ownNames, v.ownFiles), anyOf(imageNames, v.imageFiles)), v}
 }
 
 func (f *imageFolder) XattrNames() []string { return xattrNames(f.v.d) }
@@ -102,11 +104,17 @@ func (v *version) dir(name string, parts ...part) child {
 	return child{name: name, ino: f.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return f, nil }}
 }
 
+// All names that an image folder can have.
+var (
+	ownNames   = []string{digestName, "referrers", "index.json", "platforms", layoutName, "archive.oci.tar", "archive.docker.tar"}
+	imageNames = []string{"manifest.json", "config.json", "inspect.json", "layers", "files"}
+)
+
 // ownFiles are those that the descriptor alone tells to be there.
 func (v *version) ownFiles(context.Context) ([]child, error) {
 	all := []child{v.text(digestName, v.d.Digest.String()+"\n"), v.referrers()}
 	if image.IsIndex(v.d.MediaType) {
-		all = append(all, v.content("index.json", v.d), v.dir("platforms", v.platforms))
+		all = append(all, v.content("index.json", v.d), v.dir("platforms", part{isFileName, v.platforms}))
 	}
 	if image.IsSchema1(v.d.MediaType) { // no layout can hold it
 		return all, nil
@@ -123,7 +131,7 @@ func (v *version) imageFiles(ctx context.Context) ([]child, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []child{v.content("manifest.json", d), v.dir("layers", v.layers)}
+	all := []child{v.content("manifest.json", d), v.dir("layers", part{isNumber, v.layers})}
 	if m.Config != nil {
 		all = append(all, v.content("config.json", *m.Config))
 	}
@@ -131,7 +139,7 @@ func (v *version) imageFiles(ctx context.Context) ([]child, error) {
 		all = append(all, v.made("inspect.json", v.inspect))
 	}
 	if files := v.titledFiles(m); len(files) > 0 {
-		all = append(all, v.dir("files", func(context.Context) ([]child, error) { return v.repo.tree.nested(v.key+"/files", "", files), nil }))
+		all = append(all, v.dir("files", free(func() []child { return v.repo.tree.nested(v.key+"/files", "", files) })))
 	}
 	return all, nil
 }
@@ -203,7 +211,7 @@ func (n *platformNode) children(v *version, path string) []child {
 }
 
 func (n *platformNode) entry(v *version, path string) child {
-	below := func(context.Context) ([]child, error) { return n.children(v, path), nil }
+	below := free(func() []child { return n.children(v, path) })
 	if n.d == nil {
 		c := v.dir(path, below)
 		c.name = n.name
@@ -213,6 +221,11 @@ func (n *platformNode) entry(v *version, path string) child {
 	image.parts = append(image.parts, below)
 	return child{name: n.name, ino: image.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return image, nil }}
 }
+
+// isNumber and isFileName tell names that can't be there without a request: .git and its like are looked up everywhere.
+func isNumber(name string) bool { return strings.Trim(name, "0123456789") == "" }
+
+func isFileName(name string) bool { return !strings.HasPrefix(name, ".") }
 
 // layers are numbered from the base up, with as many digits as the last one needs and at least two.
 func (v *version) layers(ctx context.Context) ([]child, error) {
@@ -230,13 +243,13 @@ func (v *version) layers(ctx context.Context) ([]child, error) {
 
 func (v *version) layer(name string, i int, d image.Descriptor) child {
 	path := "layers/" + name
-	c := v.dir(path,
-		func(context.Context) ([]child, error) {
-			blob, dgst := v.blob(d), v.text(path+"/digest", d.Digest.String()+"\n")
-			dgst.name = digestName
-			return []child{blob, dgst}, nil
-		},
-		func(ctx context.Context) ([]child, error) { return v.createdBy(ctx, path, i) })
+	own := func(context.Context) ([]child, error) {
+		blob, dgst := v.blob(d), v.text(path+"/digest", d.Digest.String()+"\n")
+		dgst.name = digestName
+		return []child{blob, dgst}, nil
+	}
+	told := func(ctx context.Context) ([]child, error) { return v.createdBy(ctx, path, i) }
+	c := v.dir(path, anyOf([]string{"blob", digestName}, own), anyOf([]string{"created_by"}, told))
 	c.name = name
 	return c
 }
@@ -285,13 +298,14 @@ func (v *version) titledFiles(m *image.Manifest) []leaf {
 
 // layout is the image as an OCI image layout.
 func (v *version) layout() child {
-	return v.dir(layoutName, func(ctx context.Context) ([]child, error) {
+	names := []string{v1.ImageLayoutFile, v1.ImageIndexFile, v1.ImageBlobsDir}
+	return v.dir(layoutName, anyOf(names, func(ctx context.Context) ([]child, error) {
 		files, err := v.ociFiles(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return v.repo.tree.nested(v.key+"/"+layoutName, "", v.leaves(layoutName, files)), nil
-	})
+	}))
 }
 
 func (v *version) leaves(path string, files []layout.File) []leaf {

@@ -109,7 +109,7 @@ func fill(out *fuse.Attr, a fs.Attr) {
 	if a.Dir {
 		out.Mode, out.Nlink = syscall.S_IFDIR|0o555, 2
 	}
-	out.Blksize = 128 << 10
+	out.Blksize, out.Blocks = 128<<10, (out.Size+511)/512
 }
 
 func (n *node) Getattr(ctx context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
