@@ -261,3 +261,12 @@ func fetch(t *testing.T, c *Cache, src image.Source, d image.Descriptor) ([]byte
 	defer b.Close()
 	return readAll(t.Context(), b)
 }
+
+func wantRead(t *testing.T, r io.ReadCloser, content []byte) {
+	t.Helper()
+	defer r.Close()
+	got, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("read %d bytes, %v; want %d bytes that are right", len(got), err, len(content))
+	}
+}

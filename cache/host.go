@@ -33,9 +33,9 @@ func (h *host) Source(ctx context.Context, repository string) (image.Source, err
 // Repositories lists what the place does; where it can't or is away, those that something is recorded of.
 func (h *host) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		names := h.Host.Repositories(ctx, after)
-		if h.c.offline {
-			names = failed[string](offline("list the repositories of " + h.name))
+		names := failed[string](offline("list the repositories of " + h.name))
+		if !h.c.offline {
+			names = h.Host.Repositories(ctx, after)
 		}
 		useless := func(err error) bool { return errors.Is(err, image.ErrUnsupported) || away(ctx, err) }
 		or(names, useless, h.known(after))(yield)

@@ -1,0 +1,39 @@
+package cache
+
+import (
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// small mounts a file system of n bytes.
+func small(t *testing.T, n int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", n)); err != nil {
+		t.Skipf("needs a file system of its own: mount: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func TestFullDisk(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: small(t, 8<<20)})
+	old, large, huge := random(1, 5<<20), random(2, 6<<20), random(3, 20<<20)
+	wantContent(t, c, p, p.add(old), old)
+	// The old one makes way.
+	wantContent(t, c, p, p.add(large), large)
+	want(t, "requests", p.take(), []string{"range 0", "range 0"})
+
+	d := p.add(huge)
+	_, err := fetch(t, c, p, d)
+	wantErr(t, "more than the disk holds", err, unix.ENOSPC)
+	if c.has(d.Digest) {
+		t.Error("kept what did not fit")
+	}
+	p.tag("v1", `{"a":1}`)
+	src := decorated(t, c, p)
+	readManifest(t, src, "v1", `{"a":1}`)
+	wantContent(t, c, p, p.add(old), old)
+}
