@@ -130,7 +130,9 @@ func (l *lockedBuffer) String() string {
 }
 
 // at is a path in the mount.
-func (m *mounted) at(elem ...string) string { return filepath.Join(append([]string{m.path}, elem...)...) }
+func (m *mounted) at(elem ...string) string {
+	return filepath.Join(append([]string{m.path}, elem...)...)
+}
 
 // read reads a file of the mount whole, in a process of its own: this one's pins are not to matter.
 func (m *mounted) read(t *testing.T, elem ...string) string {
