@@ -41,30 +41,25 @@ type config struct {
 // addFlags defines the flags of mount, which set c.
 func (c *config) addFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.BoolVarP(&c.foreground, "foreground", "f", false, "stay in the foreground and log to stderr, for service managers")
-	f.BoolVar(&c.allowOther, "allow-other", false, "let other users in (not only root: needs user_allow_other in /etc/fuse.conf)")
+	f.BoolVarP(&c.foreground, "foreground", "f", false, "stay, and log to stderr, for service managers")
+	f.BoolVar(&c.allowOther, "allow-other", false, "let other users in")
 	f.BoolVar(&c.readOnly, "read-only", false, "refuse all writing")
 	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, nosuid, …", c.setOptions)
 
 	c.cacheSize = 10 << 30
-	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+defaultCacheHelp+")")
-	f.Func("cache-size", "keep at most this `size` of it, such as 500M or 10G (default 10GiB)", c.setCacheSize)
-	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag counts as unchanged before the registry is asked again")
+	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+helpPlace(cachePlace)+")")
+	f.Func("cache-size", "how large that may get, a `size` such as 500M or 20G (default 10G)", c.setCacheSize)
+	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag is believed before the registry is asked again")
 	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
 
 	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	f.Func("platform", "`os/arch[/variant]` of a multi-platform image that its folder shows (default linux/"+runtime.GOARCH+")", c.setPlatform)
-	f.StringArrayVar(&c.insecure, "insecure", nil, "`host[:port]` of a registry to reach without checking its certificate, or over plain HTTP (repeatable)")
-	f.DurationVar(&c.timeout, "timeout", time.Minute, "give up on a registry that did not move a byte for this long")
+	f.Func("platform", "show multi-platform images for this `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
+	f.StringArrayVar(&c.insecure, "insecure", nil, "use plain HTTP or unverified TLS for this registry, a `host`[:port] (repeatable)")
+	f.DurationVar(&c.timeout, "timeout", time.Minute, "give up on a registry that moves no byte for this long")
 
-	f.StringVar(&c.logFile, "log-file", "", "log to this `file` (default "+defaultLogHelp+")")
-	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "how much to log: `debug`, info, warn or error")
+	f.StringVar(&c.logFile, "log-file", "", "log to this `file`, in the background (default "+helpPlace(logPlace)+"/MOUNTPOINT.log)")
+	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
 }
-
-const (
-	defaultCacheHelp = "/var/cache/regfs, or ~/.cache/regfs unless root"
-	defaultLogHelp   = "/var/log/regfs/MOUNTPOINT.log, or one in ~/.local/state/regfs unless root"
-)
 
 // setOptions takes the value of one -o. What has a flag of its own here sets that; all else goes to the mount as it is.
 func (c *config) setOptions(list string) error {
@@ -119,24 +114,52 @@ func (c *config) finish(mountpoint string) error {
 	if c.mountpoint, err = resolve(mountpoint); err != nil {
 		return err
 	}
-	if err := c.place(&c.cacheDir, "--cache-dir", "/var/cache/regfs", "XDG_CACHE_HOME", ".cache"); err != nil {
+	if err := c.place(&c.cacheDir, "--cache-dir", cachePlace); err != nil || c.foreground {
 		return err
 	}
-	logs := c.logFile == ""
-	if err := c.place(&c.logFile, "--log-file", "/var/log/regfs", "XDG_STATE_HOME", ".local/state"); err != nil {
+	isDefault := c.logFile == ""
+	if err := c.place(&c.logFile, "--log-file", logPlace); err != nil {
 		return err
 	}
-	if logs {
+	if isDefault {
 		c.logFile = filepath.Join(c.logFile, unit.UnitNamePathEscape(c.mountpoint)+".log")
 	}
 	return nil
 }
 
-// place makes a name absolute and, where there is none, takes the default: system for root, else regfs in the user's folder
-// that the environment variable names, or in the one below his home (XDG Base Directory Specification).
-func (c *config) place(name *string, flag, system, variable, home string) error {
+// standard is where something goes by default: system for root; for others regfs in the folder that the environment variable
+// names or, without it, in the one below their home (XDG Base Directory Specification).
+type standard struct{ system, variable, home string }
+
+var (
+	cachePlace = standard{"/var/cache/regfs", "XDG_CACHE_HOME", ".cache"}
+	logPlace   = standard{"/var/log/regfs", "XDG_STATE_HOME", ".local/state"}
+)
+
+func (s standard) path() (string, error) {
+	if os.Geteuid() == 0 {
+		return s.system, nil
+	}
+	if dir := os.Getenv(s.variable); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "regfs"), nil
+	}
+	dir, err := os.UserHomeDir()
+	return filepath.Join(dir, s.home, "regfs"), err
+}
+
+// helpPlace is the place as a help text shows it, also to who has no home.
+func helpPlace(s standard) string {
+	path, err := s.path()
+	if err != nil {
+		return "~/" + path
+	}
+	return path
+}
+
+// place makes a name absolute and, where there is none, takes the standard place.
+func (c *config) place(name *string, flag string, s standard) error {
 	if *name == "" {
-		dir, err := defaultPlace(system, variable, home)
+		dir, err := s.path()
 		if err != nil {
 			return fmt.Errorf("%v: say where with %s", err, flag)
 		}
@@ -151,15 +174,4 @@ func (c *config) place(name *string, flag, system, variable, home string) error 
 		return fmt.Errorf("%s is inside the mount: choose another with %s", abs, flag)
 	}
 	return nil
-}
-
-func defaultPlace(system, variable, home string) (string, error) {
-	if os.Geteuid() == 0 {
-		return system, nil
-	}
-	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "regfs"), nil
-	}
-	dir, err := os.UserHomeDir()
-	return filepath.Join(dir, home, "regfs"), err
 }

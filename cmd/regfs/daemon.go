@@ -20,9 +20,6 @@ const (
 // isReady is what the daemon tells its starter when the mount answers. Anything else is the reason why it does not.
 const isReady = "ready\n"
 
-// daemonError is what the daemon told its starter, complete as it is.
-type daemonError struct{ error }
-
 // startDaemon runs this program once more, in a session of its own and with the log file as its output, and returns when it
 // is ready or has failed.
 func startDaemon(c *config) error {
@@ -46,7 +43,7 @@ func startDaemon(c *config) error {
 	case string(answer) == isReady:
 		return nil
 	case text != "":
-		return daemonError{errors.New(text)}
+		return errors.New(text)
 	}
 	return fmt.Errorf("the daemon ended before it was ready (%v), its last words are in %s", err, c.logFile)
 }
@@ -83,14 +80,14 @@ func openLog(name string) (*os.File, error) {
 // starter is the process that waits for a daemon to be ready. Its zero value is nobody, to whom one can talk all the same.
 type starter struct{ pipe *os.File }
 
-// connectStarter finds the starter of this process and, if it has one, leaves the folder it was started in.
-func connectStarter() (*starter, error) {
+// connectStarter finds the starter of this process, if it has one. What this process starts itself has none.
+func connectStarter() *starter {
 	if os.Getenv(daemonVariable) == "" {
-		return &starter{}, nil
+		return &starter{}
 	}
 	os.Unsetenv(daemonVariable)
 	syscall.CloseOnExec(starterFD)
-	return &starter{os.NewFile(starterFD, "starter")}, nil
+	return &starter{os.NewFile(starterFD, "starter")}
 }
 
 func (s *starter) connected() bool { return s.pipe != nil }

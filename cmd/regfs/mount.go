@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -31,13 +32,10 @@ podman, skopeo and docker ('podman login'); so are registries.conf and certs.d.`
 
 // mount serves here, or starts a daemon that does. The daemon comes through here too.
 func mount(c *config, mountpoint string) error {
-	starter, err := connectStarter()
-	if err != nil {
-		return err
-	}
-	err = c.finish(mountpoint)
-	if err == nil {
-		err = prepare(c)
+	starter := connectStarter()
+	err := check(c, mountpoint)
+	if err == nil && starter.connected() {
+		err = os.Chdir("/") // the folder this was started in can go, while the daemon stays
 	}
 	switch {
 	case err != nil:
@@ -46,9 +44,18 @@ func mount(c *config, mountpoint string) error {
 	default:
 		err = startDaemon(c)
 	}
-	if err != nil && !errors.As(err, new(usageError)) && !errors.As(err, new(daemonError)) {
-		err = fmt.Errorf("mount %s: %w", mountpoint, err)
-	}
 	starter.failed(err)
 	return err
+}
+
+// check completes the configuration and finds out by name what would keep the mount from working.
+func check(c *config, mountpoint string) error {
+	err := c.finish(mountpoint)
+	if err == nil {
+		err = prepare(c)
+	}
+	if err == nil || errors.As(err, new(usageError)) {
+		return err
+	}
+	return fmt.Errorf("mount %s: %w", mountpoint, err)
 }

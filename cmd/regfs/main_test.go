@@ -1,0 +1,46 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+)
+
+// asRegfs makes the test binary be regfs, so that tests can start it, and it itself.
+const asRegfs = "REGFS_TEST_AS_REGFS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asRegfs) != "" {
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+func TestCommandLine(t *testing.T) {
+	for _, test := range []struct {
+		args   string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{"", 0, "regfs umount /mnt/reg", ""},
+		{"--help", 0, "Available Commands:", ""},
+		{"mount --help", 0, "--tag-ttl", ""},
+		{"version", 0, "regfs ", ""},
+		{"--version", 0, "regfs ", ""},
+		{"browse", 2, "", "regfs: \"browse\" is not a command\nTry 'regfs --help'.\n"},
+		{"version now", 2, "", "regfs: \"now\" is not a command\nTry 'regfs version --help'.\n"},
+		{"mount", 2, "", "regfs: which folder? A mountpoint is missing\nTry 'regfs mount --help'.\n"},
+		{"umount a b", 2, "", "regfs: one mountpoint at a time: what is \"b\"?\nTry 'regfs umount --help'.\n"},
+		{"mount --loud /", 2, "", "regfs: unknown flag: --loud\nTry 'regfs mount --help'.\n"},
+		{"mount --timeout 0 .", 2, "", "regfs: a --timeout of 0s leaves no time for anything\nTry 'regfs mount --help'.\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr)
+		if code != test.code || !strings.Contains(stdout.String(), test.stdout) || stderr.String() != test.stderr {
+			t.Errorf("regfs %s: exit %d\n%s\n%s", test.args, code, &stdout, &stderr)
+		}
+	}
+}

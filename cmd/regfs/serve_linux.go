@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/cache"
+	"github.com/regfs/regfs/fs"
+	"github.com/regfs/regfs/fs/fuse"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/registry"
+)
+
+// serve mounts, tells the starter and the service manager, and serves until somebody unmounts or a signal ends it.
+func serve(c *config, starter *starter) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
+	store, err := cache.New(cache.Options{
+		Dir: c.cacheDir, Size: c.cacheSize, TTL: c.tagTTL, Timeout: c.timeout, Offline: c.offline, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	client := registry.New(registry.Options{Timeout: c.timeout, Insecure: c.insecure, UserAgent: "regfs/" + release()})
+	defer client.Close()
+	// From here on a signal does not kill, and leave a dead mount: it ends the serving, or the mount as soon as it is there.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	server, err := attach(c, newTree(c, store, client), log)
+	if err != nil {
+		return err
+	}
+	log.Info("mounted", "at", c.mountpoint, "version", release())
+	if starter.ready() != nil {
+		log.Info("nobody waits for the mount any more")
+		stop()
+		return detach(c, server, log)
+	}
+	notify(log, daemon.SdNotifyReady)
+	return untilDone(ctx, stop, c, server, log)
+}
+
+// newTree wires registries through the cache into the tree.
+func newTree(c *config, store *cache.Cache, client *registry.Client) *fs.Tree {
+	host := func(name string) (image.Host, error) {
+		h, err := client.Host(name)
+		if err != nil {
+			return nil, err
+		}
+		return store.Host(name, h), nil
+	}
+	return fs.New(fs.Options{
+		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Control: controlFiles(c, store),
+	})
+}
+
+// attach mounts the tree, unless somebody else mounts there at this moment.
+func attach(c *config, tree *fs.Tree, log *slog.Logger) (*fuse.Server, error) {
+	release, err := lock(c.mountpoint)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", c.mountpoint, err)
+	}
+	defer release()
+	options := slices.Clone(c.options)
+	if c.readOnly {
+		options = append(options, "ro")
+	}
+	var server *fuse.Server
+	words, err := listen(func() error {
+		server, err = fuse.Mount(tree, c.mountpoint, fuse.Options{AllowOther: c.allowOther, Options: options, Log: log})
+		return err
+	})
+	if err != nil {
+		return nil, explain(err, words, c.options)
+	}
+	return server, nil
+}
+
+// listen runs fn and catches what it says on stderr, which is where fusermount3 tells its reasons. A file in memory takes it:
+// a pipe would never end if a program that fn started stayed.
+func listen(fn func() error) (words string, err error) {
+	fd, err := unix.MemfdCreate("stderr", unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", fn()
+	}
+	f := os.NewFile(uintptr(fd), "stderr")
+	defer f.Close()
+	stderr := os.Stderr
+	os.Stderr = f
+	err = fn()
+	os.Stderr = stderr
+	said, _ := io.ReadAll(io.NewSectionReader(f, 0, 4096)) // what can't be read was not said
+	return strings.Join(strings.Fields(string(said)), " "), err
+}
+
+// explain adds to a mount's error what to do about it.
+func explain(err error, words string, options []string) error {
+	switch {
+	case words != "":
+		return fmt.Errorf("%w: %s", err, words)
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: mounting takes CAP_SYS_ADMIN and /dev/fuse (for a container: --cap-add SYS_ADMIN --device /dev/fuse)", err)
+	case errors.Is(err, unix.EINVAL) && len(options) > 0:
+		return fmt.Errorf("%w: the kernel does not know all of the options %s", err, strings.Join(options, ","))
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("%w: this kernel has no FUSE; load it with 'modprobe fuse'", err)
+	}
+	return err
+}
+
+// untilDone waits for the end of the mount, from outside or by a signal. A second signal kills.
+func untilDone(ctx context.Context, stop func(), c *config, server *fuse.Server, log *slog.Logger) error {
+	gone := make(chan struct{})
+	go func() {
+		server.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		log.Info("unmounted")
+		notify(log, daemon.SdNotifyStopping)
+		return nil
+	case <-ctx.Done():
+	}
+	stop()
+	notify(log, daemon.SdNotifyStopping)
+	return detach(c, server, log)
+}
+
+// detach unmounts, now. Whoever still uses the mount gets errors from now on: the daemon ends.
+func detach(c *config, server *fuse.Server, log *slog.Logger) error {
+	err := server.Unmount()
+	if err == nil {
+		log.Info("unmounted")
+		return nil
+	}
+	log.Warn("the mount is in use, unmounting it all the same", "reason", err)
+	if mounted, e := mountAt(c.mountpoint); e == nil && mounted != fsType {
+		return nil // somebody was faster
+	}
+	if err := unmount(c.mountpoint, true); err != nil {
+		return fmt.Errorf("unmount %s: %w", c.mountpoint, err)
+	}
+	return nil
+}
+
+// notify tells the service manager, if there is one (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("the service manager could not be told", "state", state, "error", err)
+	}
+}
