@@ -4,6 +4,7 @@ package mount_test
 import (
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -175,3 +176,5 @@ func sha256Of(t *testing.T, path string) string {
 	sum, _, _ := strings.Cut(run(t, "sha256sum", path), " ")
 	return "sha256:" + strings.TrimPrefix(sum, `\`)
 }
+
+func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
