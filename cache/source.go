@@ -158,7 +158,10 @@ func (s *source) Fetch(ctx context.Context, d image.Descriptor) (io.ReadCloser, 
 		if err == nil && d.Size >= 0 && d.Size != int64(len(raw)) {
 			err = fmt.Errorf("%s: %d bytes instead of %d: %w", s.what("fetch", d.Digest.String()), len(raw), d.Size, image.ErrDigest)
 		}
-		return io.NopCloser(bytes.NewReader(raw)), err
+		if err != nil {
+			return nil, err
+		}
+		return io.NopCloser(bytes.NewReader(raw)), nil
 	}
 	blob, err := s.c.Open(ctx, s, d)
 	if err != nil {
