@@ -20,7 +20,7 @@ type Daemon struct {
 	Path string
 	// PID is the process that serves them.
 	PID int
-	// Started is how long the command that mounts took to return.
+	// Started is how long it took from the start of the command until a file of the mount had been read.
 	Started time.Duration
 	program string
 	ended   bool
@@ -37,7 +37,6 @@ func Mount(t registries.TB, program, cacheDir string, flags ...string) *Daemon {
 	args := append([]string{"mount", "--cache-dir", cacheDir, "--log-file", filepath.Join(dir, "log")}, flags...)
 	begin := time.Now()
 	out, err := exec.CommandContext(t.Context(), program, append(args, d.Path)...).CombinedOutput()
-	d.Started = time.Since(begin)
 	t.Cleanup(func() {
 		if err := d.Unmount(); err != nil {
 			t.Logf("%v", err)
@@ -49,6 +48,7 @@ func Mount(t registries.TB, program, cacheDir string, flags ...string) *Daemon {
 	if d.PID, err = d.pid(); err != nil {
 		t.Fatalf("%v", err)
 	}
+	d.Started = time.Since(begin)
 	return d
 }
 
