@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 // inspection is what "skopeo inspect --no-tags" prints, field by field.
 type inspection struct {
 	Name          string `json:",omitempty"`
+	Tag           string `json:",omitempty"`
 	Digest        string
 	RepoTags      []string
 	Created       *time.Time
@@ -38,6 +40,7 @@ type layerData struct {
 type imageConfig struct {
 	v1.Image
 	DockerVersion string `json:"docker_version"`
+	tag           string // what a schema 1 manifest says its tag is
 }
 
 // hasInspect tells whether there is an image to inspect, and not another kind of artifact.
@@ -63,7 +66,7 @@ func (v *version) inspect(ctx context.Context) ([]byte, error) {
 
 func (v *version) inspection(m *image.Manifest, c *imageConfig) inspection {
 	out := inspection{
-		Name: v.repo.name, Digest: v.d.Digest.String(), RepoTags: []string{}, Created: c.Created,
+		Name: v.repo.name, Tag: c.tag, Digest: v.d.Digest.String(), RepoTags: []string{}, Created: c.Created,
 		DockerVersion: c.DockerVersion, Labels: c.Config.Labels, Architecture: c.Architecture, Os: c.OS, Env: c.Config.Env,
 	}
 	for _, d := range m.Layers {
@@ -75,30 +78,34 @@ func (v *version) inspection(m *image.Manifest, c *imageConfig) inspection {
 
 // parsedConfig is the image's config. That of a schema 1 image is in its manifest, with its newest layer.
 func (v *version) parsedConfig(ctx context.Context, m *image.Manifest) (*imageConfig, error) {
-	raw, err := v.rawConfig(ctx, m)
+	if image.IsSchema1(m.MediaType) {
+		return v.schema1Config(ctx)
+	}
+	raw, err := v.config(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	var c imageConfig
-	if err := json.Unmarshal(raw, &c); err != nil {
-		return nil, fmt.Errorf("config of %s is not JSON: %v: %w", v.d.Digest, err, image.ErrInvalid)
-	}
-	return &c, nil
+	return &c, v.unmarshal(raw, &c)
 }
 
-func (v *version) rawConfig(ctx context.Context, m *image.Manifest) ([]byte, error) {
-	if !image.IsSchema1(m.MediaType) {
-		return v.config(ctx, m)
+// unmarshal reads JSON of this image, whatever it turns out to be.
+func (v *version) unmarshal(raw []byte, into any) error {
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("config of %s: %v: %w", v.d.Digest, err, image.ErrInvalid)
 	}
-	history, err := v.schema1History(ctx)
-	if err != nil || len(history) == 0 {
-		return []byte("{}"), err
-	}
-	return []byte(history[0]), nil
+	return nil
 }
 
-// schema1History are the configs of a schema 1 image's layers, the newest first.
-func (v *version) schema1History(ctx context.Context) ([]string, error) {
+// schema1 is what a schema 1 manifest says beside its layers: the configs of all of them, the newest first.
+type schema1 struct {
+	Tag     string `json:"tag"`
+	History []struct {
+		V1Compatibility string `json:"v1Compatibility"`
+	} `json:"history"`
+}
+
+func (v *version) schema1(ctx context.Context) (*schema1, error) {
 	d, _, err := v.image(ctx)
 	if err != nil {
 		return nil, err
@@ -107,19 +114,20 @@ func (v *version) schema1History(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var doc struct {
-		History []struct {
-			V1Compatibility string `json:"v1Compatibility"`
-		} `json:"history"`
+	var s schema1
+	return &s, v.unmarshal(raw, &s)
+}
+
+func (v *version) schema1Config(ctx context.Context) (*imageConfig, error) {
+	s, err := v.schema1(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("manifest %s is not JSON: %v: %w", d.Digest, err, image.ErrInvalid)
+	c := imageConfig{tag: s.Tag}
+	if len(s.History) == 0 {
+		return &c, nil
 	}
-	var all []string
-	for _, h := range doc.History {
-		all = append(all, h.V1Compatibility)
-	}
-	return all, nil
+	return &c, v.unmarshal([]byte(s.History[0].V1Compatibility), &c)
 }
 
 // history is the command that made each layer, base first, as far as the image tells.
@@ -144,19 +152,19 @@ func (v *version) history(ctx context.Context, m *image.Manifest) ([]string, err
 }
 
 func (v *version) schema1Commands(ctx context.Context) ([]string, error) {
-	configs, err := v.schema1History(ctx)
+	s, err := v.schema1(ctx)
 	if err != nil {
 		return nil, err
 	}
-	commands := make([]string, len(configs))
-	for i, c := range configs {
+	var commands []string
+	for _, h := range slices.Backward(s.History) {
 		var layer struct {
 			ContainerConfig struct{ Cmd []string } `json:"container_config"`
 		}
-		if err := json.Unmarshal([]byte(c), &layer); err != nil {
-			return nil, fmt.Errorf("history of %s is not JSON: %v: %w", v.d.Digest, err, image.ErrInvalid)
+		if err := v.unmarshal([]byte(h.V1Compatibility), &layer); err != nil {
+			return nil, err
 		}
-		commands[len(configs)-1-i] = strings.Join(layer.ContainerConfig.Cmd, " ")
+		commands = append(commands, strings.Join(layer.ContainerConfig.Cmd, " "))
 	}
 	return commands, nil
 }
