@@ -38,14 +38,14 @@ func startDaemon(c *config) error {
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
-	answer, err := io.ReadAll(r)
+	answer, _ := io.ReadAll(r) // what can't be read was not said
 	switch text := strings.TrimSpace(string(answer)); {
 	case string(answer) == isReady:
 		return nil
 	case text != "":
 		return errors.New(text)
 	}
-	return fmt.Errorf("the daemon ended before it was ready (%v), its last words are in %s", err, c.logFile)
+	return fmt.Errorf("the daemon ended before it was ready: its last words are in %s", c.logFile)
 }
 
 func execDaemon(log, starter *os.File) error {

@@ -21,17 +21,24 @@ import (
 // needFUSE skips a test that mounts where nobody can, but on CI, where that is a failure.
 func needFUSE(t testing.TB) {
 	t.Helper()
-	err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK)
-	if err == nil && os.Geteuid() != 0 {
-		_, err = exec.LookPath("fusermount3")
+	need(t, unix.Access("/dev/fuse", unix.R_OK|unix.W_OK))
+	needProgram(t, "fusermount3")
+}
+
+func needProgram(t testing.TB, name string) {
+	t.Helper()
+	_, err := exec.LookPath(name)
+	need(t, err)
+}
+
+func need(t testing.TB, err error) {
+	t.Helper()
+	if err != nil && os.Getenv("CI") != "" {
+		t.Fatalf("this machine can't run the test: %v", err)
 	}
-	if err == nil {
-		return
+	if err != nil {
+		t.Skipf("this machine can't run the test: %v", err)
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("no FUSE: %v", err)
-	}
-	t.Skipf("no FUSE: %v", err)
 }
 
 // sandbox is a folder to mount in, and what a daemon keeps.
@@ -66,7 +73,8 @@ func (s *sandbox) command(args ...string) *exec.Cmd {
 		args = append([]string{"mount", "--cache-dir", s.dir + "/cache", "--log-file", s.dir + "/log"}, args[1:]...)
 	}
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asRegfs+"=1")
+	// Under the race detector a process would stay a second after its end.
+	cmd.Env = append(os.Environ(), asRegfs+"=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.Dir = s.dir
 	return cmd
 }
@@ -246,6 +254,24 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+func TestNobodyWaits(t *testing.T) {
+	needFUSE(t)
+	s := newSandbox(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	cmd := s.command("mount", s.mnt)
+	cmd.Env = append(cmd.Env, daemonVariable+"=1")
+	cmd.ExtraFiles = []*os.File{w}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	s.wantMounted(s.mnt, "")
+}
+
 func TestCrash(t *testing.T) {
 	needFUSE(t)
 	s := newSandbox(t)
@@ -291,6 +317,47 @@ func TestReasonsNotToMount(t *testing.T) {
 		s.wantError(test.words, append([]string{"mount"}, strings.Fields(test.args)...)...)
 		s.wantMounted(s.mnt, "")
 	}
+}
+
+// TestAsUser runs these tests once more, as somebody who is not root and mounts through fusermount3.
+func TestAsUser(t *testing.T) {
+	needFUSE(t)
+	needProgram(t, "setpriv")
+	if os.Geteuid() != 0 {
+		t.Skip("no root: that is what all tests here are run as")
+	}
+	dir, err := os.MkdirTemp("", "regfs-user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	// In a mount namespace of its own, which ends with it, everybody may use /dev/fuse.
+	script := `set -e; cp "$1" regfs.test; chmod -R a+rX .; mkdir home; chown 65534:65534 home
+		mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse
+		CI=1 HOME=$PWD/home TMPDIR=$PWD/home exec setpriv --reuid=65534 --regid=65534 --clear-groups "$PWD/regfs.test" -test.v -test.timeout=2m`
+	cmd := exec.Command("sh", "-c", script, "sh", os.Args[0])
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestUserMayNot(t *testing.T) {
+	needFUSE(t)
+	if os.Geteuid() == 0 {
+		t.Skip("root may: TestAsUser runs this as somebody else")
+	}
+	s := newSandbox(t)
+	if conf, _ := os.ReadFile("/etc/fuse.conf"); !hasLine(string(conf), "user_allow_other") {
+		s.wantError("ask for the line user_allow_other in /etc/fuse.conf", "mount", "--allow-other", s.mnt)
+	}
+	if err := os.Chmod(s.mnt, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	s.wantError("you may not write to the folder", "mount", s.mnt)
+	t.Setenv("PATH", s.dir)
+	s.wantError("no fusermount3 here", "mount", s.mnt)
 }
 
 func TestReasonsNotToUnmount(t *testing.T) {

@@ -132,6 +132,9 @@ func checkUser(c *config) error {
 	if _, err := exec.LookPath("fusermount3"); err != nil {
 		return errors.New("no fusermount3 here, which mounts for those who are not root: install the package fuse3")
 	}
+	if err := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Errorf("/dev/fuse: %w: ask for 'chmod 666 /dev/fuse', or mount as root", err)
+	}
 	if unix.Access(c.mountpoint, unix.W_OK) != nil {
 		return errors.New("you may not write to the folder, so you may not mount there: choose one of yours")
 	}

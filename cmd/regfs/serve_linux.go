@@ -82,7 +82,7 @@ func attach(c *config, tree *fs.Tree, log *slog.Logger) (*fuse.Server, error) {
 		return err
 	})
 	if err != nil {
-		return nil, explain(err, words, c.options)
+		return nil, explain(c, err, words)
 	}
 	return server, nil
 }
@@ -104,15 +104,15 @@ func listen(fn func() error) (words string, err error) {
 	return strings.Join(strings.Fields(string(said)), " "), err
 }
 
-// explain adds to a mount's error what to do about it.
-func explain(err error, words string, options []string) error {
+// explain says in a mount's error what to do about it. What fusermount3 said is better than that it failed.
+func explain(c *config, err error, words string) error {
 	switch {
 	case words != "":
-		return fmt.Errorf("%w: %s", err, words)
+		return fmt.Errorf("mount %s: %s", c.mountpoint, words)
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return fmt.Errorf("%w: mounting takes CAP_SYS_ADMIN and /dev/fuse (for a container: --cap-add SYS_ADMIN --device /dev/fuse)", err)
-	case errors.Is(err, unix.EINVAL) && len(options) > 0:
-		return fmt.Errorf("%w: the kernel does not know all of the options %s", err, strings.Join(options, ","))
+	case errors.Is(err, unix.EINVAL) && len(c.options) > 0:
+		return fmt.Errorf("%w: the kernel does not know all of the options %s", err, strings.Join(c.options, ","))
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("%w: this kernel has no FUSE; load it with 'modprobe fuse'", err)
 	}
