@@ -12,7 +12,7 @@ func (b *bench) machine() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "Machine: %d × %s, %s of memory, %s, Linux %s, data on %s, as %s.\n\n", runtime.NumCPU(), procField("cpuinfo", "model name"),
 		memory(), osName(), b.says("uname", "-r"), b.filesystem(), b.says("id", "-un"))
-	fmt.Fprintf(&text, "Versions: %s; crane %s; %s; regctl %s; %s; %s; cp and ls of %s.\n", b.says(b.program, "version"),
+	fmt.Fprintf(&text, "Versions: %s; crane %s; %s; regctl %s; %s; %s; %s.\n", b.says(b.program, "version"),
 		b.says("crane", "version"), b.says("skopeo", "--version"), b.says("regctl", "version", "--format", "{{.VCSTag}}"),
 		b.says("docker-registry", "--version"), runtime.Version(), b.says("cp", "--version"))
 	return text.String()

@@ -54,7 +54,7 @@ type bench struct {
 // What the registry holds: an image, and one manifest under many tags.
 const (
 	repository = "bench/image"
-	tagged     = "bench/tags"
+	tagged     = "bench/many"
 	tagCount   = 20_000
 )
 
