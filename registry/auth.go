@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +24,9 @@ import (
 
 // minTokenLife is how long a token lasts that does not say (distribution, "Token Authentication Specification").
 const minTokenLife = time.Minute
+
+// maxSessions is how many repositories of one endpoint are remembered with their tokens.
+const maxSessions = 4096
 
 type sessionKey struct {
 	account string // what credentials are looked up by: host/repository, or host
@@ -53,6 +58,9 @@ func (e *endpoint) session(key sessionKey) *session {
 	defer e.mu.Unlock()
 	s := e.sessions[key]
 	if s == nil {
+		if len(e.sessions) >= maxSessions {
+			clear(e.sessions) // who looks at that many repositories can ask for a token again
+		}
 		s = &session{sessionKey: key, endpoint: e, entering: make(lock, 1)}
 		e.sessions[key] = s
 	}
@@ -170,7 +178,7 @@ func (s *session) ask(ctx context.Context, conn *connection, asks *transport.Cha
 func (s *session) token(ctx context.Context, conn *connection, asks *transport.Challenge, login types.DockerAuthConfig) (*entry, error) {
 	scopes := []string{s.scope}
 	if more := asks.Parameters["scope"]; more != "" && more != s.scope {
-		scopes = append(scopes, more)
+		scopes = []string{more, s.scope} // some token servers read the first one only
 	}
 	who := authn.Anonymous
 	if login != (types.DockerAuthConfig{}) {
@@ -187,29 +195,28 @@ func (s *session) token(ctx context.Context, conn *connection, asks *transport.C
 		return nil, tokenError(ctx, err)
 	}
 	life := max(time.Duration(token.ExpiresIn)*time.Second, minTokenLife)
-	return &entry{header: "Bearer " + cmp.Or(token.AccessToken, token.Token), expires: time.Now().Add(life * 9 / 10)}, nil
+	return &entry{header: "Bearer " + cmp.Or(token.AccessToken, token.Token), expires: time.Now().Add(life - life/10)}, nil
 }
 
-// tokenError keeps what a token server says, and never a token.
+// tokenError keeps what a token server says, and never a token. Whatever its answer is, none of it is about an image.
 func tokenError(ctx context.Context, err error) error {
 	var said *transport.Error
-	if ctx.Err() != nil {
+	var lost *url.Error
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	}
-	if errors.As(err, &said) {
+	case errors.As(err, &said) && temporary(said.StatusCode):
 		return &statusError{status: said.StatusCode, words: "token server: " + statusWords(said)}
+	case errors.As(err, &said):
+		return fmt.Errorf("token server: %s (%d): %w", statusWords(said), said.StatusCode, image.ErrDenied)
+	case errors.As(err, &lost):
+		return fmt.Errorf("token server: %w", lost.Err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("token server: %w", err)
 	}
-	words, _, _ := strings.Cut(plain(err).Error(), "\n")
-	return &tokenFailure{error: err, words: "token server: " + words}
+	words, _, _ := strings.Cut(err.Error(), "\n") // what follows is the answer, as it came
+	return fmt.Errorf("token server: %s: %w", clean(words), image.ErrDenied)
 }
-
-type tokenFailure struct {
-	error
-	words string
-}
-
-func (t *tokenFailure) Error() string { return t.words }
-func (t *tokenFailure) Unwrap() error { return t.error }
 
 // statusWords is what an answer says, without the request that the library puts before it.
 func statusWords(said *transport.Error) string {

@@ -1,12 +1,14 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 	"github.com/regfs/regfs/image"
 	"go.podman.io/image/v5/types"
 )
@@ -72,7 +74,7 @@ func (k *tokens) wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		challenge := fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, r.Host)
+		challenge := fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, cmp.Or(k.realm, r.Host))
 		if repository != "" {
 			challenge += fmt.Sprintf(`,scope="repository:%s:pull"`, repository)
 		}
@@ -158,9 +160,50 @@ func TestTokensPerRepository(t *testing.T) {
 		}
 	}
 	want := []string{"repository:mine:pull", "repository:yours:pull", "repository:public:pull"}
-	if got := k.take(); !cmp.Equal(got, want) {
+	if got := k.take(); !diff.Equal(got, want) {
 		t.Errorf("tokens for %q, want %q", got, want)
 	}
+}
+
+// TestTokenServerElsewhere: beside a registry on a private address, and never a source of verdicts about images.
+func TestTokenServerElsewhere(t *testing.T) {
+	k := &tokens{}
+	server := httptest.NewServer(http.HandlerFunc(k.issue))
+	defer server.Close()
+	k.realm = address(server)
+	s := inProcess(t, k.wrap)
+	blob, _ := content(10)
+	d := pushBlob(t, s.URL, "foo", blob, "X-Test", "1")
+	if _, err := readBlob(t.Context(), open(t, Options{}, address(s), "foo"), d); err != nil {
+		t.Error(err)
+	}
+	for answer, want := range map[string]error{
+		"404 ": image.ErrDenied, "200 {}": image.ErrDenied, `200 {"refresh_token":"secret"}`: image.ErrDenied,
+		"200 <html>": image.ErrDenied, "503 ": image.ErrUnavailable,
+	} {
+		server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			status, body, _ := strings.Cut(answer, " ")
+			w.WriteHeader(map[string]int{"404": 404, "200": 200, "503": 503}[status])
+			_, _ = w.Write([]byte(body))
+		})
+		_, err := readBlob(t.Context(), open(t, Options{Timeout: time.Second}, address(s), "foo"), d)
+		if !errors.Is(err, want) || errors.Is(err, image.ErrNotFound) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("a token server that says %s: %v; want %v", answer, err, want)
+		}
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here")
+	}
+	plain := inProcess(t, nil)
+	s := httptest.NewUnstartedServer((&tokens{}).wrap(plain.Config.Handler))
+	s.Listener = l
+	s.Start()
+	defer s.Close()
+	browse(t, s.URL, open(t, Options{}, address(s), "foo"), "foo", "X-Test", "1")
 }
 
 func TestDeniedIsNotRemembered(t *testing.T) {

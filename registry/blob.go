@@ -133,6 +133,9 @@ func (b *body) broken(err error, deadline time.Time) error {
 	}
 	b.resp.Close()
 	b.from.setDown(!b.from.primary)
+	if errors.Is(err, errStalled) {
+		b.from.reset()
+	}
 	if b.stops++; b.ctx.Err() != nil || b.stops > maxStops {
 		return fail(b.ctx, b.what, err)
 	}

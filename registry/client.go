@@ -62,7 +62,7 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.endpoints {
-		e.close()
+		e.reset()
 	}
 	return nil
 }

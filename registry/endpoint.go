@@ -126,9 +126,10 @@ func (e *endpoint) forget(conn *connection) {
 	}
 }
 
-func (e *endpoint) close() {
+// reset forgets whatever connection there is: the other side fell silent on it.
+func (e *endpoint) reset() {
 	if conn := e.connected(); conn != nil {
-		conn.http.CloseIdleConnections()
+		e.forget(conn)
 	}
 }
 
@@ -173,7 +174,9 @@ func (e *endpoint) ping(ctx context.Context, conn *connection) error {
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnauthorized:
 		drain(resp)
-		conn.challenge = challengeOf(ctx, conn, resp)
+		if conn.challenge = challengeOf(ctx, conn, resp); conn.challenge != nil {
+			delete(conn.challenge.Parameters, "scope") // an example, as it is about no repository
+		}
 		return nil
 	}
 	return newStatusError(resp, false)
@@ -194,6 +197,8 @@ func (e *endpoint) transport(config *tls.Config) http.RoundTripper {
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: half,
 		ForceAttemptHTTP2:   true,
+		// One dead connection would be every request's.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: half / 2, PingTimeout: half / 2},
 		// Digests are of the bytes as they are stored.
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: idleConns,

@@ -57,7 +57,10 @@ func (t target) send(ctx context.Context, r request, deadline time.Time) (*http.
 	w := newWatch(ctx, deadline)
 	resp, err := t.exchange(w.ctx, r)
 	if err != nil {
-		return nil, w.end(err)
+		if err = w.end(err); errors.Is(err, errStalled) {
+			t.reset()
+		}
+		return nil, err
 	}
 	w.pause()
 	resp.Body = &watchedBody{ReadCloser: resp.Body, watch: w, patience: t.client.options.Timeout / 2}

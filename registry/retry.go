@@ -8,18 +8,17 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/regfs/regfs/image"
 )
 
-// How often one request is sent again, at most. A refused connection mostly stays refused: a registry that restarts is waited
-// for, one that is not there isn't.
+// How often one request is sent, at most. Who can't be connected to mostly stays so: a registry that restarts is waited for, one
+// that is not there, or no network, isn't.
 const (
-	maxTries        = 6
-	maxTriesRefused = 3
+	maxTries       = 6
+	maxTriesAbsent = 3
 )
 
 // retry calls fn until it succeeds, fails for good, or the deadline leaves no time for the wait that is due.
@@ -65,8 +64,10 @@ func tries(err error) int {
 	if permanent(err) {
 		return 1
 	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return maxTriesRefused
+	var dial *net.OpError
+	var dns *net.DNSError
+	if errors.As(err, &dns) || errors.As(err, &dial) && dial.Op == "dial" {
+		return maxTriesAbsent
 	}
 	return maxTries
 }
