@@ -35,19 +35,24 @@ func (b *stored) Close() error   { return b.file.Close() }
 
 // filling is a Blob on its way.
 type filling struct {
-	fill  *fill
-	close sync.Once
+	c   *Cache
+	src image.Source
+
+	mu     sync.Mutex
+	fill   *fill
+	served bool // bytes of fill were given to the reader
+	closed bool
 }
 
 func (b *filling) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, fmt.Errorf("read %s: offset %d: %w", b.fill.d.Digest, off, os.ErrInvalid)
+		return 0, fmt.Errorf("read blob: offset %d: %w", off, os.ErrInvalid)
 	}
 	end := b.Size()
 	if off < end-int64(len(p)) {
 		end = off + int64(len(p))
 	}
-	file, err := b.fill.await(ctx, end)
+	file, err := b.await(ctx, end)
 	if err != nil {
 		return 0, err
 	}
@@ -55,7 +60,7 @@ func (b *filling) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	got, err := file.ReadAt(p[:n], off)
 	if errors.Is(err, io.EOF) {
 		// What was there before is gone: somebody cut the file.
-		return got, fmt.Errorf("read %s: %w", b.fill.d.Digest, io.ErrUnexpectedEOF)
+		return got, fmt.Errorf("read %s: %w", file.Name(), io.ErrUnexpectedEOF)
 	}
 	if err == nil && got < len(p) {
 		err = io.EOF
@@ -63,19 +68,59 @@ func (b *filling) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	return got, err
 }
 
-func (b *filling) Size() int64 { return b.fill.d.Size }
-
-func (b *filling) File() *os.File {
-	b.fill.mu.Lock()
-	defer b.fill.mu.Unlock()
-	if !b.fill.complete {
-		return nil
+// await waits for all bytes below end.
+func (b *filling) await(ctx context.Context, end int64) (*os.File, error) {
+	for {
+		f := b.current()
+		file, err := f.await(ctx, end)
+		if err == nil {
+			b.mu.Lock()
+			b.served = true
+			b.mu.Unlock()
+		}
+		if err == nil || ctx.Err() != nil || !b.turn(f) {
+			return file, err
+		}
 	}
-	return b.fill.file
 }
 
+// turn leaves a transfer that failed for one from the reader's own Source: that another place is away, or serves something
+// else, is no reason to fail. It is too late for that when bytes were read.
+func (b *filling) turn(failed *fill) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fill != failed {
+		return true
+	}
+	if b.served || b.closed || failed.src == b.src {
+		return false
+	}
+	next, err := b.c.join(b.src, failed.d)
+	if err != nil {
+		return false
+	}
+	failed.leave()
+	b.fill = next
+	return true
+}
+
+func (b *filling) current() *fill {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fill
+}
+
+func (b *filling) Size() int64 { return b.current().d.Size }
+
+func (b *filling) File() *os.File { return b.current().whole() }
+
 func (b *filling) Close() error {
-	b.close.Do(b.fill.leave)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.closed = true
+		b.fill.leave()
+	}
 	return nil
 }
 

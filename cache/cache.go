@@ -143,7 +143,7 @@ func (c *Cache) spawn(fn func()) error {
 }
 
 // Open implements image.Blobs. It waits for nothing but for src.Stat, where d does not say its size, and for manifests: that src
-// does not have d is found out by reading. src may be a Source of this cache or any other.
+// does not have d is found out by reading. src may be a Source of this cache or any other, of a type that == works for, as pointers are.
 func (c *Cache) Open(ctx context.Context, src image.Source, d image.Descriptor) (image.Blob, error) {
 	if err := d.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("open blob %q: %v: %w", d.Digest, err, image.ErrInvalid)
@@ -167,7 +167,11 @@ func (c *Cache) Open(ctx context.Context, src image.Source, d image.Descriptor) 
 	if c.offline {
 		return nil, offline("open blob " + d.Digest.String())
 	}
-	return c.join(src, d)
+	f, err := c.join(src, d)
+	if err != nil {
+		return nil, err
+	}
+	return &filling{c: c, src: src, fill: f}, nil
 }
 
 // sized is d with its size. Offline, only the store can tell it.
@@ -222,7 +226,7 @@ func offline(what string) error {
 
 // join starts the transfer of d, or takes part in the one that is under way. Both happen under one lock, as does a
 // transfer's end: a reader gets a transfer's error only if it was there before.
-func (c *Cache) join(src image.Source, d image.Descriptor) (image.Blob, error) {
+func (c *Cache) join(src image.Source, d image.Descriptor) (*fill, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -237,7 +241,7 @@ func (c *Cache) join(src image.Source, d image.Descriptor) (image.Blob, error) {
 		c.wg.Go(f.run)
 	}
 	f.enter()
-	return &filling{fill: f}, nil
+	return f, nil
 }
 
 // forget takes f from the transfers that can be joined.
@@ -275,13 +279,15 @@ func share[T any](ctx context.Context, c *Cache, key string, fn func(context.Con
 	var none T
 	select {
 	case <-ctx.Done():
-		return none, ctx.Err()
 	case r := <-answer:
-		if r.Err != nil {
+		if r.Err == nil {
+			return r.Val.(T), nil
+		}
+		if ctx.Err() == nil {
 			return none, r.Err
 		}
-		return r.Val.(T), nil
 	}
+	return none, ctx.Err()
 }
 
 var _ image.Blobs = (*Cache)(nil)

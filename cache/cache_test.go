@@ -333,3 +333,47 @@ func TestDamageIsFound(t *testing.T) {
 	wantContent(t, c, p, d, content)
 	want(t, "requests", p.take(), []string(nil))
 }
+
+// TestOnePlaceDoesNotFailAnother has a reader join the transfer from a place that turns out to be away.
+func TestOnePlaceDoesNotFailAnother(t *testing.T) {
+	bad, good, c := newPlace(), newPlace(), open(t, Options{Dir: t.TempDir()})
+	content := random(1, 1<<20)
+	d := good.add(content)
+	bad.add(content)
+	rest, send := io.Pipe()
+	bad.body = func([]byte, int64) io.Reader { return rest }
+	first, err := c.Open(t.Context(), bad, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	second, err := c.Open(t.Context(), good, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	go send.CloseWithError(fmt.Errorf("no route: %w", image.ErrUnavailable))
+	_, err = readAll(t.Context(), first)
+	wantErr(t, "the reader of the place that is away", err, image.ErrUnavailable)
+	got, err := readAll(t.Context(), second)
+	want(t, "error", err, nil)
+	if !bytes.Equal(got, content) {
+		t.Errorf("read %d bytes that differ", len(got))
+	}
+	want(t, "requests", append(bad.take(), good.take()...), []string{"range 0", "range 0"})
+}
+
+func TestClearedDirectory(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: filepath.Join(t.TempDir(), "cache"), TTL: time.Hour})
+	content := random(1, 1000)
+	d := p.add(content)
+	p.tag("v1", `{"a":1}`)
+	wantContent(t, c, p, d, content)
+	for i := range 2 {
+		if err := os.Rename(c.dir, fmt.Sprint(c.dir, i)); err != nil {
+			t.Fatal(err)
+		}
+		wantContent(t, c, p, d, content)
+		readManifest(t, decorated(t, c, p), "v1", `{"a":1}`)
+	}
+}

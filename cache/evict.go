@@ -15,6 +15,9 @@ import (
 // litter is how old a temporary file gets before it is taken for one that a killed process left.
 const litter = time.Hour
 
+// block is what a small file takes on disk, about.
+const block = 4096
+
 // patience is how long to wait for another process that makes room.
 const patience = 2 * time.Second
 

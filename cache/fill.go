@@ -159,6 +159,16 @@ func (f *fill) ready(end int64) (*os.File, <-chan struct{}, error) {
 	return nil, f.changed, nil
 }
 
+// whole is the file once it is complete, and nil before.
+func (f *fill) whole() *os.File {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.complete {
+		return nil
+	}
+	return f.file
+}
+
 // enter counts one more reader. The caller holds the cache's lock.
 func (f *fill) enter() {
 	f.mu.Lock()

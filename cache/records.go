@@ -168,6 +168,22 @@ func list[T any](r records, k key) iter.Seq2[T, error] {
 	}
 }
 
+// maxList is the longest listing that is recorded, in bytes: millions of tags.
+const maxList = 64 << 20
+
+// capped fails when more is written to it than it may hold.
+type capped struct {
+	io.Writer
+	left int
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	if c.left -= len(p); c.left < 0 {
+		return 0, io.ErrShortWrite
+	}
+	return c.Writer.Write(p)
+}
+
 // tee passes a listing through, and records it if it comes to its end without an error.
 func tee[T any](r records, k key, items iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -179,7 +195,7 @@ func tee[T any](r records, k key, items iter.Seq2[T, error]) iter.Seq2[T, error]
 		defer os.Remove(temp.Name())
 		defer temp.Close()
 		// A bufio.Writer keeps its first error for Flush.
-		w := bufio.NewWriter(temp)
+		w := bufio.NewWriter(&capped{temp, maxList})
 		enc := json.NewEncoder(w)
 		for item, err := range items {
 			if !yield(item, err) || err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"slices"
 	"time"
 
@@ -77,20 +78,26 @@ func (s *source) fresh(ref string, rec record) bool {
 func (s *source) remember(ref string, d image.Descriptor, asked time.Time, err error) {
 	switch {
 	case err == nil:
-		s.kept(s.c.records.save(s.refKey(ref), d, asked))
+		s.save(ref, d, asked)
 		if !isDigest(ref) {
-			s.kept(s.c.records.save(s.refKey(d.Digest.String()), d, asked))
+			s.save(d.Digest.String(), d, asked)
 		}
 	case errors.Is(err, image.ErrNotFound) && !isDigest(ref):
 		s.c.records.remove(s.refKey(ref))
 	}
 }
 
-// kept says that something could not be kept. That is no reason to keep it from who asked.
-func (s *source) kept(err error) {
+func (s *source) save(ref string, d image.Descriptor, asked time.Time) {
+	s.kept(0, s.c.records.save(s.refKey(ref), d, asked))
+}
+
+// kept counts a small file of n bytes; or says that it could not be kept, which is no reason to keep it from who asked.
+func (s *source) kept(n int64, err error) {
 	if err != nil {
 		s.c.log.Warn("cache: keep", "host", s.host, "repository", s.repository, "err", err)
+		return
 	}
+	s.c.grew(n + block)
 }
 
 // Manifest asks for nothing that is here: a tag with a record costs what Resolve does.
@@ -125,7 +132,7 @@ func (s *source) fetchManifest(ctx context.Context, ref string) (manifest, error
 	asked := time.Now()
 	d, raw, err := s.inner.Manifest(ctx, ref)
 	if err == nil {
-		s.kept(s.c.putManifest(d.Digest, raw))
+		s.kept(d.Size, s.c.putManifest(d.Digest, raw))
 	}
 	s.remember(ref, d, asked, err)
 	return manifest{d, slices.Clip(raw)}, err
@@ -142,7 +149,7 @@ func (s *source) Stat(ctx context.Context, dgst digest.Digest) (image.Descriptor
 	return share(ctx, s.c, s.flight("stat", dgst.String()), func(ctx context.Context) (image.Descriptor, error) {
 		d, err := s.inner.Stat(ctx, dgst)
 		if err == nil && d.Digest == dgst && d.Size >= 0 {
-			s.kept(s.c.records.save(s.refKey(dgst.String()), d, time.Now()))
+			s.save(dgst.String(), d, time.Now())
 		}
 		return d, err
 	})
@@ -176,12 +183,25 @@ func (s *source) FetchRange(ctx context.Context, d image.Descriptor, off, n int6
 		return s.inner.FetchRange(ctx, d, off, n)
 	}
 	if file, err := s.c.openBlob(d); err == nil {
-		return section{io.NewSectionReader(file, off, n), file}, nil
+		return s.section(file, d, off, n)
 	}
 	if s.c.offline {
 		return nil, offline(s.what("read", d.Digest.String()))
 	}
 	return s.inner.FetchRange(ctx, d, off, n)
+}
+
+// section is n bytes of a stored blob.
+func (s *source) section(file *os.File, d image.Descriptor, off, n int64) (io.ReadCloser, error) {
+	info, err := file.Stat()
+	if err == nil && (off < 0 || n < 0 || n > info.Size()-off) {
+		err = fmt.Errorf("%s: no %d bytes at %d of %d: %w", s.what("read", d.Digest.String()), n, off, info.Size(), image.ErrInvalid)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return section{io.NewSectionReader(file, off, n), file}, nil
 }
 
 type section struct {

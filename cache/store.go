@@ -128,7 +128,25 @@ func (s store) replace(path string, write func(io.Writer) error) error {
 	return move(temp.Name(), path)
 }
 
-func (s store) temp() (*os.File, error) { return os.CreateTemp(filepath.Join(s.dir, "tmp"), "") }
+func (s store) temp() (*os.File, error) {
+	return s.create(func() (*os.File, error) { return os.CreateTemp(filepath.Join(s.dir, "tmp"), "") })
+}
+
+// partial opens content on its way, for reading and appending.
+func (s store) partial(dgst digest.Digest) (*os.File, error) {
+	return s.create(func() (*os.File, error) {
+		return os.OpenFile(s.partialPath(dgst), os.O_RDWR|os.O_CREATE, 0o600)
+	})
+}
+
+// create makes a file, and first the directory, should somebody have removed it to clear the cache.
+func (s store) create(open func() (*os.File, error)) (*os.File, error) {
+	file, err := open()
+	if errors.Is(err, os.ErrNotExist) && s.init() == nil {
+		return open()
+	}
+	return file, err
+}
 
 // move renames a file, and makes the folder it goes to.
 func move(from, to string) error {

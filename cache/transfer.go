@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"time"
@@ -14,12 +13,8 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-const (
-	// chunk is how much is read, hashed and written at a time, in bytes, if that much is there.
-	chunk = 1 << 20
-	// poll is how often another process is looked after that fetches the same.
-	poll = 20 * time.Millisecond
-)
+// poll is how often another process is looked after that fetches the same.
+const poll = 20 * time.Millisecond
 
 // transfer brings the blob into the store: it goes on where the last one, of whatever process, stopped.
 func (f *fill) transfer(ctx context.Context) error {
@@ -28,7 +23,7 @@ func (f *fill) transfer(ctx context.Context) error {
 		return err
 	}
 	err = f.append(ctx, file)
-	if errors.Is(err, image.ErrDigest) {
+	if errors.Is(err, image.ErrDigest) || errors.Is(err, unix.ENOSPC) {
 		os.Remove(f.c.partialPath(f.d.Digest))
 	}
 	if err == nil {
@@ -47,7 +42,7 @@ func (f *fill) transfer(ctx context.Context) error {
 func (f *fill) acquire(ctx context.Context) (*os.File, error) {
 	path := f.c.partialPath(f.d.Digest)
 	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		file, err := f.c.partial(f.d.Digest)
 		if err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", f.d.Digest, err)
 		}
@@ -123,29 +118,25 @@ func (f *fill) tooLong(file *os.File, path string) bool {
 
 // append makes file the whole blob, and verifies it.
 func (f *fill) append(ctx context.Context, file *os.File) error {
-	sum := f.d.Digest.Algorithm().Hash()
-	buf := make([]byte, chunk)
-	off, err := f.rehash(ctx, file, sum, buf)
-	if err != nil {
-		return err
+	sum := newHasher(f.d.Digest.Algorithm())
+	off, err := f.rehash(ctx, file, sum)
+	if err == nil && off < f.d.Size {
+		err = f.fetch(ctx, file, off, sum)
 	}
-	if off < f.d.Size {
-		if err := f.fetch(ctx, file, off, sum, buf); err != nil {
-			return err
-		}
+	got := sum.finish()
+	if err == nil && got != f.d.Digest.String() {
+		err = fmt.Errorf("the content has the digest %s: %w", got, image.ErrDigest)
 	}
-	if got := fmt.Sprintf("%s:%x", f.d.Digest.Algorithm(), sum.Sum(nil)); got != f.d.Digest.String() {
-		return fmt.Errorf("the content has the digest %s: %w", got, image.ErrDigest)
-	}
-	return nil
+	return err
 }
 
 // rehash hashes what is on disk already, and says how much it is.
-func (f *fill) rehash(ctx context.Context, file *os.File, sum hash.Hash, buf []byte) (int64, error) {
+func (f *fill) rehash(ctx context.Context, file *os.File, sum *hasher) (int64, error) {
 	off := int64(0)
 	for ctx.Err() == nil {
+		buf := sum.buffer()
 		n, err := file.ReadAt(buf, off)
-		sum.Write(buf[:n])
+		sum.add(buf[:n])
 		off += int64(n)
 		f.publish(off)
 		if err == io.EOF {
@@ -159,33 +150,26 @@ func (f *fill) rehash(ctx context.Context, file *os.File, sum hash.Hash, buf []b
 }
 
 // fetch appends what is missing from off on.
-func (f *fill) fetch(ctx context.Context, file *os.File, off int64, sum hash.Hash, buf []byte) error {
+func (f *fill) fetch(ctx context.Context, file *os.File, off int64, sum *hasher) error {
 	r, err := f.source(withFill(ctx), off)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	for {
+		buf := sum.buffer()
 		n, err := r.Read(buf)
-		if off+int64(n) > f.d.Size {
-			return fmt.Errorf("more than %d bytes came: %w", f.d.Size, image.ErrDigest)
-		}
 		if werr := f.write(file, buf[:n], off); werr != nil {
 			return werr
 		}
-		sum.Write(buf[:n])
+		sum.add(buf[:n])
 		off += int64(n)
-		f.c.bytesFetched.Add(int64(n))
-		if n > 0 {
-			f.publish(off)
-		}
-		if err == io.EOF && off < f.d.Size {
+		switch {
+		case err == io.EOF && off < f.d.Size:
 			return fmt.Errorf("%d bytes came instead of %d: %w", off, f.d.Size, image.ErrDigest)
-		}
-		if err == io.EOF {
+		case err == io.EOF:
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 	}
@@ -218,13 +202,24 @@ func (s skipper) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// write appends to the file. On a full disk it makes room, once.
+// write appends what came to the file, for the readers to have. On a full disk it makes room, once.
 func (f *fill) write(file *os.File, p []byte, off int64) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if off+int64(len(p)) > f.d.Size {
+		return fmt.Errorf("more than %d bytes came: %w", f.d.Size, image.ErrDigest)
+	}
 	n, err := file.WriteAt(p, off)
 	if errors.Is(err, unix.ENOSPC) && f.c.space.free(f.d.Size-off) == nil {
 		_, err = file.WriteAt(p[n:], off+int64(n))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	f.c.bytesFetched.Add(int64(len(p)))
+	f.publish(off + int64(len(p)))
+	return nil
 }
 
 type fillMark struct{}
