@@ -107,7 +107,6 @@ func (h *handle) Release(context.Context) syscall.Errno {
 // listing is an open folder: its entries are drawn from the tree as the kernel asks for them.
 type listing struct {
 	n      *node
-	ctx    context.Context
 	cancel context.CancelFunc
 	next   func() (fs.Entry, error, bool)
 	stop   func()
@@ -119,30 +118,43 @@ var (
 	_ gofs.FileReleasedirer = (*listing)(nil)
 )
 
+// OpendirHandle begins the listing, so that a folder that can't be listed can't be opened: the C library takes ENOENT later
+// on for the end of the folder.
 func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	l := &listing{n: n}
-	l.start(ctx)
+	if err := l.start(ctx); err != nil {
+		l.end()
+		return nil, 0, n.fail("list", "", err)
+	}
 	return l, 0, 0
 }
 
-// start begins the listing. It goes on from request to request, so it lives in a context of its own, for the same caller.
-func (l *listing) start(ctx context.Context) {
-	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(detach(ctx)))
-	l.next, l.stop = iter.Pull2(l.n.withDots(l.n.n.List(l.ctx)))
+// start begins the listing and draws its first entry. It goes on from request to request, so it lives in a context of its
+// own, for the same caller.
+func (l *listing) start(ctx context.Context) error {
+	own, cancel := context.WithCancel(detach(ctx))
+	l.cancel = cancel
+	defer context.AfterFunc(ctx, cancel)()
+	next, stop := iter.Pull2(l.n.n.List(own))
+	first, err, ok := next()
+	rest, stopRest := iter.Pull2(func(yield func(fs.Entry, error) bool) {
+		self, above := l.n.dots()
+		more := yield(fs.Entry{Name: ".", Ino: self, Dir: true}, nil) && yield(fs.Entry{Name: "..", Ino: above, Dir: true}, nil)
+		for e, err := first, err; more && ok; e, err, ok = next() {
+			more = yield(e, err)
+		}
+	})
+	l.next, l.stop = rest, func() { stopRest(); stop() }
+	return err
 }
 
-// withDots puts the two entries before a folder's own that every folder has.
-func (n *node) withDots(entries iter.Seq2[fs.Entry, error]) iter.Seq2[fs.Entry, error] {
-	self := n.StableAttr().Ino
-	above := self
+// dots are the inodes of a folder and the one above, which every listing has.
+func (n *node) dots() (self, above uint64) {
+	self = n.StableAttr().Ino
 	if _, parent := n.Parent(); parent != nil {
-		above = parent.StableAttr().Ino
+		return self, parent.StableAttr().Ino
 	}
-	return func(yield func(fs.Entry, error) bool) {
-		if yield(fs.Entry{Name: ".", Ino: self, Dir: true}, nil) && yield(fs.Entry{Name: "..", Ino: above, Dir: true}, nil) {
-			entries(yield)
-		}
-	}
+	return self, self
 }
 
 // detach keeps of a request's context who asked. go-fuse uses the rest again for other requests.
@@ -158,7 +170,7 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 	defer context.AfterFunc(ctx, l.cancel)()
 	e, err, ok := l.next()
 	if err != nil {
-		return nil, l.n.fail("list", "", err)
+		return nil, midway(l.n.fail("list", "", err))
 	}
 	if !ok {
 		return nil, 0
@@ -170,10 +182,20 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: mode}, 0
 }
 
+// midway is the errno of a listing that breaks off, which must not look like its end.
+func midway(e syscall.Errno) syscall.Errno {
+	if e == syscall.ENOENT {
+		return syscall.EIO
+	}
+	return e
+}
+
 // Seekdir goes to the entry after the first off: back to the start and forward again, as rewinddir(3) mostly wants.
 func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	l.end()
-	l.start(ctx)
+	if err := l.start(ctx); err != nil {
+		return midway(l.n.fail("list", "", err))
+	}
 	for range off {
 		if _, e := l.Readdirent(ctx); e != 0 {
 			return e

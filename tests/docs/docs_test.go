@@ -1,0 +1,169 @@
+// Package docs_test runs the examples of the project's documents, and holds what they print against what the documents say.
+package docs_test
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.podman.io/image/v5/types"
+
+	"github.com/regfs/regfs/cache"
+	"github.com/regfs/regfs/fs"
+	"github.com/regfs/regfs/fs/fuse"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/registry"
+	"github.com/regfs/regfs/tests/registries"
+)
+
+// standIn is the registry's name in the documents.
+const standIn = "registry.example.com"
+
+func TestSemantics(t *testing.T) { runExamples(t, "../../SEMANTICS.md") }
+
+func TestReadme(t *testing.T) { runExamples(t, "../../README.md") }
+
+// example is one console block: commands, each with what it prints.
+type example struct {
+	line  int
+	steps []step
+}
+
+type step struct {
+	command string
+	want    string
+}
+
+// examples finds the blocks of a document that are marked console.
+func examples(t *testing.T, path string) []example {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []example
+	inside := false
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		n++
+		switch {
+		case line == "```console\n":
+			inside = true
+			all = append(all, example{line: n})
+		case strings.HasPrefix(line, "```"):
+			inside = false
+		case inside:
+			all[len(all)-1].add(line)
+		}
+	}
+	return all
+}
+
+func (e *example) add(line string) {
+	if command, ok := strings.CutPrefix(line, "$ "); ok {
+		e.steps = append(e.steps, step{command: command})
+		return
+	}
+	e.steps[len(e.steps)-1].want += line
+}
+
+// matches compares line by line. An ellipsis stands for anything, within its line.
+func (s step) matches(got string) bool {
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(s.want), "…", "[^\n]*")
+	return regexp.MustCompile("^" + strings.TrimSpace(pattern) + "$").MatchString(strings.TrimSpace(got))
+}
+
+func runExamples(t *testing.T, path string) {
+	mountpoint, r := mountStandIn(t)
+	for _, e := range examples(t, path) {
+		t.Run(fmt.Sprintf("line %d", e.line), func(t *testing.T) { e.run(t, mountpoint, r.Host) })
+	}
+}
+
+// run runs a block in one shell, so that a cd lasts.
+func (e example) run(t *testing.T, mountpoint, host string) {
+	var script strings.Builder
+	fmt.Fprintf(&script, "crane() { command crane \"${@//%s/%s}\"; }\n", standIn, host)
+	for _, s := range e.steps {
+		fmt.Fprintf(&script, "%s\nprintf '\\0'\n", strings.TrimSpace(strings.ReplaceAll(s.command, "/mnt/reg", mountpoint)))
+	}
+	cmd := exec.Command("bash", "-c", script.String())
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	outputs := strings.Split(strings.ReplaceAll(string(out), mountpoint, "/mnt/reg"), separator)
+	for i, s := range e.steps {
+		if i >= len(outputs) || !s.matches(outputs[i]) {
+			t.Errorf("$ %sprinted\n%s\nnot\n%s", s.command, outputs[min(i, len(outputs)-1)], s.want)
+		}
+	}
+}
+
+// separator stands after each command's output.
+const separator = "\x00"
+
+// mountStandIn mounts a registry that goes by the documents' name, by way of registries.conf.
+func mountStandIn(t *testing.T) (string, *registries.Registry) {
+	for _, program := range []string{"bash", "crane", "getfattr", "jq"} {
+		registries.Program(t, program)
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("no /dev/fuse: this test mounts")
+	}
+	r := registries.Memory(t)
+	r.PushIndex(t, "team/app:v1", "1")
+	r.PushIndex(t, "team/app:v2", "2")
+	r.PushArtifact(t, "team/docs:v1")
+	conf := filepath.Join(t.TempDir(), "registries.conf")
+	text := fmt.Sprintf("[[registry]]\nprefix = %q\nlocation = %q\ninsecure = true\n", standIn, r.Host)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	system := &types.SystemContext{SystemRegistriesConfPath: conf, SystemRegistriesConfDirPath: t.TempDir()}
+	return mountWith(t, system), r
+}
+
+func mountWith(t *testing.T, system *types.SystemContext) string {
+	const timeout = 10 * time.Second
+	client := registry.New(registry.Options{Timeout: timeout, System: system})
+	c, err := cache.New(cache.Options{Dir: t.TempDir(), TTL: time.Minute, Timeout: timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := fs.New(fs.Options{
+		Host: func(name string) (image.Host, error) {
+			h, err := client.Host(name)
+			if err != nil {
+				return nil, err
+			}
+			return c.Host(name, h), nil
+		},
+		Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: time.Minute,
+	})
+	mountpoint, log := t.TempDir(), &bytes.Buffer{}
+	server, err := fuse.Mount(tree, mountpoint, fuse.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Unmount(); err != nil {
+			t.Error(err)
+		}
+		server.Wait()
+		c.Close()
+		client.Close()
+	})
+	return mountpoint
+}
