@@ -80,22 +80,21 @@ func (s step) matches(got string) bool {
 }
 
 func runExamples(t *testing.T, path string) {
-	mountpoint, r := mountStandIn(t)
+	mountpoint := mountStandIn(t)
 	for _, e := range examples(t, path) {
-		t.Run(fmt.Sprintf("line %d", e.line), func(t *testing.T) { e.run(t, mountpoint, r.Host) })
+		t.Run(fmt.Sprintf("line %d", e.line), func(t *testing.T) { e.run(t, mountpoint) })
 	}
 }
 
 // run runs a block in one shell, so that a cd lasts.
-func (e example) run(t *testing.T, mountpoint, host string) {
+func (e example) run(t *testing.T, mountpoint string) {
 	var script strings.Builder
-	fmt.Fprintf(&script, "crane() { command crane \"${@//%s/%s}\"; }\n", standIn, host)
 	for _, s := range e.steps {
 		fmt.Fprintf(&script, "%s\nprintf '\\0'\n", strings.TrimSpace(strings.ReplaceAll(s.command, "/mnt/reg", mountpoint)))
 	}
 	cmd := exec.Command("bash", "-c", script.String())
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+cmd.Dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -112,8 +111,8 @@ func (e example) run(t *testing.T, mountpoint, host string) {
 const separator = "\x00"
 
 // mountStandIn mounts a registry that goes by the documents' name, by way of registries.conf.
-func mountStandIn(t *testing.T) (string, *registries.Registry) {
-	for _, program := range []string{"bash", "crane", "getfattr", "jq"} {
+func mountStandIn(t *testing.T) string {
+	for _, program := range []string{"bash", "getfattr", "jq", "skopeo"} {
 		registries.Program(t, program)
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
@@ -132,7 +131,7 @@ func mountStandIn(t *testing.T) (string, *registries.Registry) {
 		t.Fatal(err)
 	}
 	system := &types.SystemContext{SystemRegistriesConfPath: conf, SystemRegistriesConfDirPath: t.TempDir()}
-	return mountWith(t, system), r
+	return mountWith(t, system)
 }
 
 func mountWith(t *testing.T, system *types.SystemContext) string {
