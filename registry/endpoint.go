@@ -158,6 +158,9 @@ func (e *endpoint) dial(ctx context.Context) (*connection, error) {
 	case second == nil || errors.As(second, &status):
 		return conn, second
 	}
+	if err.Error() == second.Error() {
+		return nil, second
+	}
 	return nil, errors.Join(err, second)
 }
 

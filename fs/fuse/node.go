@@ -4,6 +4,7 @@ package fuse
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/regfs/regfs/fs"
+	"github.com/regfs/regfs/image"
 )
 
 // forever is how long the kernel may keep what can't change.
@@ -56,11 +58,11 @@ func caller(ctx context.Context) context.Context {
 	return ctx
 }
 
-// fail makes the errno of an error, and writes down each one that is worth reading: a name that is missing and a reader who
-// left are not.
+// fail makes the errno of an error, and writes down each one that is worth reading. A reader who left is not, nor a name that is
+// missing; but a registry that is missing is, since it may be the network that is.
 func (n *node) fail(operation, name string, err error) syscall.Errno {
 	e := errno(err)
-	if e != 0 && e != syscall.ENOENT && e != syscall.EINTR {
+	if e != 0 && e != syscall.EINTR && (e != syscall.ENOENT || errors.Is(err, image.ErrUnavailable)) {
 		path := filepath.Join("/", n.Path(nil), name)
 		n.m.tree.Report(operation, path, err)
 		n.m.log.Error(operation, "path", path, "error", err)
