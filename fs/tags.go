@@ -8,10 +8,6 @@ import (
 	"slices"
 	"time"
 
-	// Digests may be of either.
-	_ "crypto/sha256"
-	_ "crypto/sha512"
-
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"

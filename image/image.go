@@ -11,6 +11,10 @@ import (
 	"iter"
 	"os"
 
+	// Digests may be of either.
+	_ "crypto/sha256"
+	_ "crypto/sha512"
+
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -72,11 +73,37 @@ type document struct {
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
 	Config        *Descriptor       `json:"config"`
-	Layers        []Descriptor      `json:"layers"`
-	Manifests     []Descriptor      `json:"manifests"`
+	Layers        descriptors       `json:"layers"`
+	Manifests     descriptors       `json:"manifests"`
 	Subject       *Descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
 	FSLayers      []fsLayer         `json:"fsLayers"`
+}
+
+// descriptors are read one by one, and the first impossible one ends it: a million empty ones would take fifty times the memory
+// of the manifest that holds them.
+type descriptors []Descriptor
+
+func (l *descriptors) UnmarshalJSON(raw []byte) error {
+	if string(raw) == "null" {
+		return nil
+	}
+	*l = descriptors{}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
+		return fmt.Errorf("descriptors that are no list: %w", ErrInvalid)
+	}
+	for dec.More() {
+		var d Descriptor
+		if err := dec.Decode(&d); err != nil {
+			return err
+		}
+		if err := checkDescriptor(d); err != nil {
+			return err
+		}
+		*l = append(*l, d)
+	}
+	return nil
 }
 
 // ParseManifest reads a manifest or an index. The media type is what the place that served it said, or "": the document's own
@@ -88,14 +115,18 @@ func ParseManifest(mediaType string, raw []byte) (*Manifest, error) {
 	}
 	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, fmt.Errorf("manifest is not JSON: %v: %w", err, ErrInvalid)
+		return nil, fmt.Errorf("manifest: %v: %w", err, ErrInvalid)
 	}
 	m := &Manifest{
 		MediaType: doc.mediaType(mediaType), ArtifactType: doc.ArtifactType, Annotations: doc.Annotations,
 		Config: doc.Config, Layers: doc.Layers, Manifests: doc.Manifests, Subject: doc.Subject,
 	}
 	if IsSchema1(m.MediaType) {
-		m.Config, m.Manifests, m.Layers = nil, nil, doc.schema1Layers()
+		layers, err := doc.schema1Layers()
+		if err != nil {
+			return nil, err
+		}
+		m.Config, m.Manifests, m.Layers = nil, nil, layers
 	}
 	if err := m.check(); err != nil {
 		return nil, err
@@ -132,22 +163,22 @@ func (m *Manifest) check() error {
 	if !m.IsIndex() && m.Config == nil && !IsSchema1(m.MediaType) {
 		return fmt.Errorf("manifest without a config: %w", ErrInvalid)
 	}
-	for _, d := range m.Children() {
-		if err := checkDescriptor(d, IsSchema1(m.MediaType)); err != nil {
+	for _, d := range []*Descriptor{m.Config, m.Subject} {
+		if d == nil {
+			continue
+		}
+		if err := checkDescriptor(*d); err != nil {
 			return err
 		}
-	}
-	if m.Subject != nil {
-		return checkDescriptor(*m.Subject, false)
 	}
 	return nil
 }
 
-func checkDescriptor(d Descriptor, sizeless bool) error {
+func checkDescriptor(d Descriptor) error {
 	if err := d.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %v: %w", d.Digest, err, ErrInvalid)
 	}
-	if d.Size < 0 && !sizeless {
+	if d.Size < 0 {
 		return fmt.Errorf("%s has the size %d: %w", d.Digest, d.Size, ErrInvalid)
 	}
 	return nil

@@ -14,13 +14,19 @@ type fsLayer struct {
 }
 
 // schema1Layers turns fsLayers, which stand top first and without sizes, into layers.
-func (doc *document) schema1Layers() []Descriptor {
-	layers := make([]Descriptor, 0, len(doc.FSLayers))
+func (doc *document) schema1Layers() ([]Descriptor, error) {
+	var layers []Descriptor
 	for _, l := range slices.Backward(doc.FSLayers) {
-		layers = append(layers, Descriptor{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: l.BlobSum, Size: -1})
+		if err := l.BlobSum.Validate(); err != nil {
+			return nil, fmt.Errorf("digest %q: %v: %w", l.BlobSum, err, ErrInvalid)
+		}
+		layers = append(layers, Descriptor{MediaType: mediaTypeSchema1Layer, Digest: l.BlobSum, Size: -1})
 	}
-	return layers
+	return layers, nil
 }
+
+// mediaTypeSchema1Layer is what layers of schema 1 are: gzipped tars, though the manifest does not say.
+const mediaTypeSchema1Layer = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 // DigestManifest computes what a registry names a manifest by. That is the digest of its bytes, but for a signed schema 1
 // manifest, whose signatures don't count: there it is the digest of the payload that was signed.

@@ -74,7 +74,7 @@ type host struct {
 }
 
 func (h *host) Source(_ context.Context, repository string) (image.Source, error) {
-	if !validRepository(repository) || len(h.name)+1+len(repository) > maxName {
+	if !image.ValidRepository(repository) || len(h.name)+1+len(repository) > maxName {
 		return nil, &failure{what: h.name + "/" + clean(repository), words: "no repository has such a name",
 			kinds: []error{image.ErrNotFound}}
 	}

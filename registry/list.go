@@ -34,7 +34,7 @@ type page struct {
 func (s *source) Tags(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		first := func(fn func(target, time.Time) error) error { return s.each(ctx, "", s.client.deadline(), fn) }
-		list := names{key: "tags", after: after, valid: validTag}
+		list := names{key: "tags", after: after, valid: image.ValidTag}
 		what := "list tags of " + s.name()
 		list.all(ctx, what, first, request{method: http.MethodGet, path: "tags/list"}, yield)
 	}
@@ -52,7 +52,7 @@ func (h *host) Repositories(ctx context.Context, after string) iter.Seq2[string,
 		first := func(fn func(target, time.Time) error) error {
 			return noCatalog(h.client.try(ctx, t, h.client.deadline(), fn))
 		}
-		list := names{key: "repositories", after: after, prefix: prefix, valid: validRepository}
+		list := names{key: "repositories", after: after, prefix: prefix, valid: image.ValidRepository}
 		list.all(ctx, what, first, request{method: http.MethodGet, path: "_catalog"}, yield)
 	}
 }

@@ -24,6 +24,7 @@ func lists(t *testing.T, h http.HandlerFunc) string {
 }
 
 func TestPages(t *testing.T) {
+	t.Parallel()
 	for _, link := range []string{
 		"</v2/foo/tags/list?last=b&n=2>; rel=\"next\"",
 		"<http://elsewhere.example/v2/other/tags/list?last=b&n=2>; rel=next",
@@ -45,6 +46,7 @@ func TestPages(t *testing.T) {
 }
 
 func TestHostilePages(t *testing.T) {
+	t.Parallel()
 	n := 0
 	for what, h := range map[string]http.HandlerFunc{
 		"a circle": func(w http.ResponseWriter, r *http.Request) {
@@ -78,6 +80,7 @@ func TestHostilePages(t *testing.T) {
 }
 
 func TestRetriedPage(t *testing.T) {
+	t.Parallel()
 	failed := false
 	host := lists(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -97,6 +100,7 @@ func TestRetriedPage(t *testing.T) {
 }
 
 func TestNoCatalog(t *testing.T) {
+	t.Parallel()
 	for status, want := range map[int]error{
 		404: image.ErrUnsupported, 405: image.ErrUnsupported, 401: image.ErrDenied, 403: image.ErrDenied,
 	} {
@@ -110,6 +114,7 @@ func TestNoCatalog(t *testing.T) {
 }
 
 func TestReferrers(t *testing.T) {
+	t.Parallel()
 	s := inProcess(t, nil)
 	blob, d := content(10)
 	pushBlob(t, s.URL, "foo", blob)
@@ -146,6 +151,7 @@ func checkReferrers(t *testing.T, src image.Source, subject, want image.Descript
 }
 
 func TestHostileReferrers(t *testing.T) {
+	t.Parallel()
 	_, d := content(10)
 	host := lists(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", v1.MediaTypeImageIndex)
@@ -176,13 +182,13 @@ func FuzzNames(f *testing.F) {
 	f.Add([]byte(`{"tags":null}`), "a")
 	f.Add([]byte(`{"tags":["a",".."]}`), "a")
 	f.Fuzz(func(t *testing.T, raw []byte, after string) {
-		l := names{key: "tags", after: after, valid: validTag}
+		l := names{key: "tags", after: after, valid: image.ValidTag}
 		found, err := l.parse(raw)
 		if err != nil && !errors.Is(err, image.ErrInvalid) {
 			t.Error(err)
 		}
 		for _, name := range found {
-			if !validTag(name) || name == after && after != "" {
+			if !image.ValidTag(name) || name == after && after != "" {
 				t.Errorf("%q after %q", name, after)
 			}
 		}
@@ -224,6 +230,7 @@ func FuzzClean(f *testing.F) {
 }
 
 func TestClean(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"Get \"https://user:pw@host/x?sig=abc\": no": "Get \"https://host/x\": no",
 		"a\nb\tc":    "a b c",
@@ -238,6 +245,7 @@ func TestClean(t *testing.T) {
 }
 
 func TestRetryAfter(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	for in, want := range map[string]time.Duration{
 		"": 0, "7": 7 * time.Second, "-7": 0, "soon": 0, "99999999999": maxRetryAfter,

@@ -4,33 +4,18 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"regexp"
 	"strings"
-
-	// The digests of manifests and blobs may be of either.
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/regfs/regfs/image"
 )
 
-// The grammar of the distribution-spec, "Pulling manifests".
-var (
-	repositoryName = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagName        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-)
-
 // maxName is the most that clients and registries take of a repository's name, host included.
 const maxName = 255
 
-func validRepository(s string) bool { return len(s) < maxName && repositoryName.MatchString(s) }
-
-func validTag(s string) bool { return tagName.MatchString(s) }
-
 // checkRef tells a digest from a tag. What is neither names nothing.
 func checkRef(ref string) (digest.Digest, error) {
-	if validTag(ref) {
+	if image.ValidTag(ref) {
 		return "", nil
 	}
 	d, err := digest.Parse(ref)
