@@ -4,7 +4,7 @@
 // The directory:
 //
 //	blobs/<algorithm>/<2 hex>/<hex>     content that matched its digest, and nothing else
-//	partial/<algorithm>-<hex>           content on its way; only ever appended to, by who holds the lock on it
+//	partial/<algorithm>-<hex>-<size>    content on its way; only ever appended to, by who holds the lock on it
 //	refs/<host>/<repository>/…          what a place said, see records
 //	tmp/                                files that get their name when they are whole
 //	lock                                held by the one process that makes room

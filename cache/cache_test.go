@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	_ "crypto/sha512"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
@@ -376,4 +375,25 @@ func TestClearedDirectory(t *testing.T) {
 		wantContent(t, c, p, d, content)
 		readManifest(t, decorated(t, c, p), "v1", `{"a":1}`)
 	}
+}
+
+// TestWrongSizesSpoilNothing has one transfer fail for its descriptor's size while others of the same digest succeed.
+func TestWrongSizesSpoilNothing(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: t.TempDir()})
+	content := random(1, 1000)
+	d := p.add(content)
+	p.body = func(content []byte, off int64) io.Reader { return bytes.NewReader(content[off:]) }
+	var wg sync.WaitGroup
+	for _, size := range []int64{999, 1000, 1001, 1000} {
+		wg.Go(func() {
+			d := d
+			if d.Size = size; size == 1000 {
+				wantContent(t, c, p, d, content)
+				return
+			}
+			_, err := fetch(t, c, p, d)
+			wantErr(t, "a wrong size", err, image.ErrDigest)
+		})
+	}
+	wg.Wait()
 }

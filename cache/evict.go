@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -110,47 +111,47 @@ func total(entries []entry) int64 {
 
 // older sorts what goes first first. Records are small and worth most, so they go last.
 func older(a, b entry) int {
-	switch {
-	case a.isRecord != b.isRecord && a.isRecord:
-		return 1
-	case a.isRecord != b.isRecord:
+	if a.isRecord != b.isRecord {
+		if a.isRecord {
+			return 1
+		}
 		return -1
-	case a.used < b.used:
-		return -1
-	case a.used > b.used:
-		return 1
 	}
-	return 0
+	return cmp.Compare(a.used, b.used)
 }
 
 // list finds all there is, and clears what killed processes left in tmp.
 func (s *space) list() ([]entry, error) {
 	var entries []entry
-	for _, name := range []string{"blobs", "partial", "refs", "tmp"} {
-		err := filepath.WalkDir(filepath.Join(s.dir, name), func(path string, d fs.DirEntry, err error) error {
-			// What vanishes meanwhile was evicted by another process, or got its name.
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil || d.IsDir() {
-				return err
-			}
-			info, err := d.Info()
-			if err != nil {
-				return nil
-			}
-			if name != "tmp" {
-				entries = append(entries, entry{path, diskUsage(info), info.ModTime().UnixNano(), name == "refs"})
-			} else if time.Since(info.ModTime()) > litter {
-				os.Remove(path)
-			}
-			return nil
+	for _, folder := range []string{"blobs", "partial", "refs"} {
+		err := s.walk(folder, func(path string, info fs.FileInfo) {
+			entries = append(entries, entry{path, diskUsage(info), info.ModTime().UnixNano(), folder == "refs"})
 		})
 		if err != nil {
 			return entries, err
 		}
 	}
-	return entries, nil
+	return entries, s.walk("tmp", func(path string, info fs.FileInfo) {
+		if time.Since(info.ModTime()) > litter {
+			os.Remove(path)
+		}
+	})
+}
+
+// walk visits all files of a folder. What vanishes meanwhile was evicted by another process, or got its name.
+func (s *space) walk(folder string, visit func(path string, info fs.FileInfo)) error {
+	return filepath.WalkDir(filepath.Join(s.dir, folder), func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if info, err := d.Info(); err == nil {
+			visit(path, info)
+		}
+		return nil
+	})
 }
 
 // evict removes a file unless somebody reads or writes it.

@@ -53,6 +53,7 @@ func newFill(c *Cache, src image.Source, d image.Descriptor) *fill {
 	f := &fill{c: c, src: src, d: d, running: true, changed: make(chan struct{}), wanted: math.MaxInt64}
 	f.ctx, f.cancel = context.WithCancelCause(c.ctx)
 	f.stall = time.AfterFunc(c.timeout, f.stalled)
+	// Never, until leave says when.
 	f.idle = time.AfterFunc(math.MaxInt64, f.abandon)
 	return f
 }

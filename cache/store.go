@@ -1,6 +1,9 @@
 package cache
 
 import (
+	// The algorithms content is named by, whatever else the program has.
+	_ "crypto/sha256"
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
@@ -32,8 +35,10 @@ func (s store) blobPath(dgst digest.Digest) string {
 	return filepath.Join(s.dir, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())
 }
 
-func (s store) partialPath(dgst digest.Digest) string {
-	return filepath.Join(s.dir, "partial", dgst.Algorithm().String()+"-"+dgst.Encoded())
+// partialPath is where d is on its way. Its size is part of the name: who describes content with a wrong size fails, and must
+// not have others fail who follow its transfer.
+func (s store) partialPath(d image.Descriptor) string {
+	return filepath.Join(s.dir, "partial", fmt.Sprintf("%s-%s-%d", d.Digest.Algorithm(), d.Digest.Encoded(), d.Size))
 }
 
 // openBlob opens a complete blob for reading, so that nobody evicts it, and makes it the one used last. fs.ErrNotExist where there
@@ -133,9 +138,9 @@ func (s store) temp() (*os.File, error) {
 }
 
 // partial opens content on its way, for reading and appending.
-func (s store) partial(dgst digest.Digest) (*os.File, error) {
+func (s store) partial(d image.Descriptor) (*os.File, error) {
 	return s.create(func() (*os.File, error) {
-		return os.OpenFile(s.partialPath(dgst), os.O_RDWR|os.O_CREATE, 0o600)
+		return os.OpenFile(s.partialPath(d), os.O_RDWR|os.O_CREATE, 0o600)
 	})
 }
 

@@ -24,10 +24,10 @@ func (f *fill) transfer(ctx context.Context) error {
 	}
 	err = f.append(ctx, file)
 	if errors.Is(err, image.ErrDigest) || errors.Is(err, unix.ENOSPC) {
-		os.Remove(f.c.partialPath(f.d.Digest))
+		os.Remove(f.c.partialPath(f.d))
 	}
 	if err == nil {
-		err = move(f.c.partialPath(f.d.Digest), f.c.blobPath(f.d.Digest))
+		err = move(f.c.partialPath(f.d), f.c.blobPath(f.d.Digest))
 	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", f.d.Digest, err)
@@ -40,9 +40,9 @@ func (f *fill) transfer(ctx context.Context) error {
 // acquire is the partial file, locked; or nil when the blob turned out to be complete. As long as another process fetches
 // it, readers get what that one wrote.
 func (f *fill) acquire(ctx context.Context) (*os.File, error) {
-	path := f.c.partialPath(f.d.Digest)
+	path := f.c.partialPath(f.d)
 	for {
-		file, err := f.c.partial(f.d.Digest)
+		file, err := f.c.partial(f.d)
 		if err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", f.d.Digest, err)
 		}
@@ -60,7 +60,7 @@ func (f *fill) acquire(ctx context.Context) (*os.File, error) {
 			}
 			return nil, err
 		}
-		if mine && !f.tooLong(file, path) {
+		if mine {
 			return file, nil
 		}
 	}
@@ -104,16 +104,6 @@ func (f *fill) finished(file *os.File) (bool, error) {
 		return true, nil
 	}
 	return true, f.adopt(blob)
-}
-
-// tooLong throws away what can't be the beginning of the blob.
-func (f *fill) tooLong(file *os.File, path string) bool {
-	info, err := file.Stat()
-	if err != nil || info.Size() <= f.d.Size {
-		return false
-	}
-	os.Remove(path)
-	return true
 }
 
 // append makes file the whole blob, and verifies it.

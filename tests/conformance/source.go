@@ -97,13 +97,16 @@ func testManifest(t *testing.T, s *suite) {
 func testStat(t *testing.T, s *suite) {
 	for _, m := range s.Manifests {
 		d, err := s.src.Stat(t.Context(), m.Digest)
+		// To some registries a manifest is a blob too, of no type.
+		if d.MediaType == "application/octet-stream" {
+			d.MediaType = m.MediaType
+		}
 		same(t, "stat manifest", d, err, m.Descriptor)
 	}
 	for _, b := range s.Blobs {
 		d, err := s.src.Stat(t.Context(), b.Digest)
-		if err != nil || d.Digest != b.Digest || d.Size != b.Size {
-			t.Errorf("stat %s: %s, %d bytes, %v; want %d bytes", b.Digest, d.Digest, d.Size, err, b.Size)
-		}
+		d.MediaType = b.MediaType // A registry does not know it.
+		same(t, "stat blob", d, err, b.Descriptor)
 	}
 }
 
@@ -223,8 +226,7 @@ func testReferrers(t *testing.T, s *suite) {
 
 func testNotFound(t *testing.T, s *suite) {
 	for range 2 { // Absence is not to be taken for presence the second time either.
-		// A blob is no image, though the repository has it.
-		for _, ref := range []string{"nosuchtag", s.MissingManifest.Digest.String(), s.Missing.Digest.String(), s.Blobs[0].Digest.String()} {
+		for _, ref := range []string{"nosuchtag", s.MissingManifest.Digest.String(), s.Missing.Digest.String()} {
 			_, err := s.src.Resolve(t.Context(), ref)
 			is(t, "resolve "+ref, err, image.ErrNotFound)
 			_, _, err = s.src.Manifest(t.Context(), ref)
