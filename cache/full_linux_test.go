@@ -2,9 +2,13 @@ package cache
 
 import (
 	"fmt"
+	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/image"
 )
 
 // small mounts a file system of n bytes.
@@ -34,4 +38,36 @@ func TestFullDisk(t *testing.T) {
 	src := decorated(t, c, p)
 	readManifest(t, src, "v1", `{"a":1}`)
 	wantContent(t, c, p, p.add(old), old)
+}
+
+func TestFilesAreClosed(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: t.TempDir(), TTL: time.Hour})
+	p.tag("v1", `{"a":1}`)
+	src := decorated(t, c, p)
+	descriptors := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := descriptors()
+	for i := range 50 {
+		content := random(uint64(i), 1000)
+		d := p.add(content)
+		p.body = stopping(10, image.ErrUnavailable)
+		_, err := fetch(t, c, src, d)
+		wantErr(t, "a drop", err, image.ErrUnavailable)
+		p.body = nil
+		wantContent(t, c, src, d, content)
+		wantContent(t, c, src, d, content)
+		readManifest(t, src, "v1", `{"a":1}`)
+		d.Size++
+		_, err = fetch(t, c, src, d)
+		wantErr(t, "a wrong size", err, image.ErrDigest)
+	}
+	c.Close()
+	if after := descriptors(); after > before {
+		t.Errorf("%d files are open, %d were", after, before)
+	}
 }
