@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/x509"
 	"encoding/base64"
@@ -32,6 +33,7 @@ func login(t *testing.T, sys *types.SystemContext, account, user, password strin
 }
 
 func TestBasic(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	passwords := filepath.Join(dir, "htpasswd")
 	out, err := exec.Command("htpasswd", "-nbB", "alice", "secret").Output()
@@ -120,6 +122,7 @@ func (k *tokens) take() []string {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	for _, quiet := range []bool{false, true} {
 		k := &tokens{quietPing: quiet}
 		s := inProcess(t, k.wrap)
@@ -138,6 +141,7 @@ func TestTokens(t *testing.T) {
 }
 
 func TestTokensPerRepository(t *testing.T) {
+	t.Parallel()
 	k := &tokens{users: map[string]string{"mine": "me:1", "yours": "you:2"}, quietPing: true}
 	s := inProcess(t, k.wrap)
 	host := address(s)
@@ -167,6 +171,7 @@ func TestTokensPerRepository(t *testing.T) {
 
 // TestTokenServerElsewhere: beside a registry on a private address, and never a source of verdicts about images.
 func TestTokenServerElsewhere(t *testing.T) {
+	t.Parallel()
 	k := &tokens{}
 	server := httptest.NewServer(http.HandlerFunc(k.issue))
 	defer server.Close()
@@ -194,6 +199,7 @@ func TestTokenServerElsewhere(t *testing.T) {
 }
 
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {
 		t.Skip("no IPv6 here")
@@ -207,6 +213,7 @@ func TestIPv6(t *testing.T) {
 }
 
 func TestDeniedIsNotRemembered(t *testing.T) {
+	t.Parallel()
 	k := &tokens{users: map[string]string{"mine": "me:1"}, refresh: "identity"}
 	s := inProcess(t, k.wrap)
 	blob, _ := content(10)
@@ -224,6 +231,7 @@ func TestDeniedIsNotRemembered(t *testing.T) {
 }
 
 func TestRedirectWithoutCredentials(t *testing.T) {
+	t.Parallel()
 	blob, d := content(5000)
 	var mu sync.Mutex
 	var leaked []string
@@ -255,23 +263,25 @@ func TestRedirectWithoutCredentials(t *testing.T) {
 	}
 }
 
-// private starts a registry behind TLS of an authority nobody knows, and returns that one's certificate.
-func privateCA(t *testing.T) (*httptest.Server, []byte) {
+// privateCA starts a registry behind TLS of an authority nobody knows, and returns where it is without TLS, and that one's certificate.
+func privateCA(t *testing.T) (s *httptest.Server, base string, ca []byte) {
 	t.Helper()
 	plain := inProcess(t, nil)
-	s := httptest.NewUnstartedServer(plain.Config.Handler)
+	s = httptest.NewUnstartedServer(plain.Config.Handler)
 	s.Config.ErrorLog = quiet
+	s.EnableHTTP2 = true
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	cert, err := x509.ParseCertificate(s.TLS.Certificates[0].Certificate[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	return s, plain.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
 func TestTLS(t *testing.T) {
-	s, ca := privateCA(t)
+	t.Parallel()
+	s, plain, ca := privateCA(t)
 	sys := system(t, "")
 	src := open(t, Options{System: sys}, address(s), "foo")
 	_, err := src.Resolve(t.Context(), "v1")
@@ -290,10 +300,16 @@ func TestTLS(t *testing.T) {
 	if _, err := src.Resolve(t.Context(), "v1"); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("with its authority in certs.d: %v; want ErrNotFound", err)
 	}
+	blob, d := content(3_000_000)
+	pushBlob(t, plain, "foo", blob)
+	if got, err := readBlob(t.Context(), src, d); err != nil || !bytes.Equal(got, blob) {
+		t.Errorf("over HTTP/2: %d bytes, %v", len(got), err)
+	}
 }
 
 // TestNoPlainHTTP: a name that is not this machine's gets no request without TLS, and no credentials.
 func TestNoPlainHTTP(t *testing.T) {
+	t.Parallel()
 	var c recorder
 	s := inProcess(t, c.wrap)
 	dialed := func(next http.RoundTripper) http.RoundTripper {

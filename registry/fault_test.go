@@ -54,6 +54,7 @@ func (c *cutter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 func drop() { panic(http.ErrAbortHandler) }
 
 func TestResume(t *testing.T) {
+	t.Parallel()
 	for _, ranges := range []bool{true, false} {
 		var requests atomic.Int32
 		host, blob, d, _ := faulty(t, func(next http.Handler) http.Handler {
@@ -94,6 +95,7 @@ func TestResume(t *testing.T) {
 }
 
 func TestDropsForEver(t *testing.T) {
+	t.Parallel()
 	host, _, d, _ := faulty(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if isBlob(r) && r.Header.Get("Range") != "" {
@@ -111,6 +113,7 @@ func TestDropsForEver(t *testing.T) {
 }
 
 func TestCorrupt(t *testing.T) {
+	t.Parallel()
 	host, _, d, m := faulty(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			next.ServeHTTP(&garbler{ResponseWriter: w}, r)
@@ -143,6 +146,7 @@ func (g *garbler) Write(p []byte) (int, error) {
 }
 
 func TestTooShort(t *testing.T) {
+	t.Parallel()
 	blob, d := content(1000)
 	s := inProcess(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -169,17 +173,16 @@ func TestStalls(t *testing.T) {
 	t.Parallel()
 	const timeout = time.Second
 	for _, test := range []struct {
-		what      string
-		first     int // bytes of the first answer
-		more      int // and of those to ranges
-		want      int
-		succeeds  bool
-		forbidden time.Duration
+		what     string
+		first    int // bytes of the first answer
+		more     int // and of those to ranges
+		want     int
+		succeeds bool
 	}{
-		{"before the answer", -1, -1, 0, false, timeout * 3 / 2},
-		{"within it, once", 1000, 1 << 30, 2_000_000, true, timeout * 3 / 2},
-		{"within it, for good", 1000, -1, 1000, false, timeout * 3 / 2},
-		{"within it, twice", 1000, 0, 1000, false, timeout * 3 / 2},
+		{"before the answer", -1, -1, 0, false},
+		{"within it, once", 1000, 1 << 30, 2_000_000, true},
+		{"within it, for good", 1000, -1, 1000, false},
+		{"within it, twice", 1000, 0, 1000, false},
 	} {
 		host, _, d, _ := faulty(t, func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -200,7 +203,7 @@ func TestStalls(t *testing.T) {
 		src := open(t, Options{Timeout: timeout}, host, "foo")
 		start := time.Now()
 		got, err := readBlob(t.Context(), src, d)
-		if took := time.Since(start); len(got) != test.want || took > test.forbidden {
+		if took := time.Since(start); len(got) != test.want || took > 2*timeout {
 			t.Errorf("%s: %d bytes in %v", test.what, len(got), took)
 		}
 		stalled := errors.Is(err, context.DeadlineExceeded) && errors.Is(err, image.ErrUnavailable)
@@ -211,6 +214,7 @@ func TestStalls(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	arrived := make(chan struct{}, 10)
 	host, _, d, _ := faulty(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -234,6 +238,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestStatuses(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		status int
 		header string
@@ -277,6 +282,7 @@ func TestStatuses(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	_, err := open(t, Options{}, freeAddress(t), "foo").Resolve(t.Context(), "v1")
 	if !errors.Is(err, image.ErrUnavailable) || errors.Is(err, image.ErrNotFound) || time.Since(start) > 3*time.Second {
@@ -294,6 +300,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestHugeManifest(t *testing.T) {
+	t.Parallel()
 	var sent atomic.Int64
 	s := inProcess(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -317,6 +324,7 @@ func TestHugeManifest(t *testing.T) {
 }
 
 func TestHeadlessRegistry(t *testing.T) {
+	t.Parallel()
 	for _, head := range []http.HandlerFunc{
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) },
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
@@ -345,6 +353,7 @@ func TestHeadlessRegistry(t *testing.T) {
 
 // TestEndlessRedirects ends.
 func TestEndlessRedirects(t *testing.T) {
+	t.Parallel()
 	_, d := content(10)
 	s := inProcess(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
