@@ -29,6 +29,8 @@ func newStored(file *os.File) (image.Blob, error) {
 func (b *stored) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	return b.file.ReadAt(p, off)
 }
+func (b *stored) Ready(context.Context, int64, int) (*os.File, error) { return b.file, nil }
+
 func (b *stored) Size() int64    { return b.size }
 func (b *stored) File() *os.File { return b.file }
 func (b *stored) Close() error   { return b.file.Close() }
@@ -48,15 +50,11 @@ func (b *filling) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if off < 0 {
 		return 0, fmt.Errorf("read blob: offset %d: %w", off, os.ErrInvalid)
 	}
-	end := b.Size()
-	if off < end-int64(len(p)) {
-		end = off + int64(len(p))
-	}
-	file, err := b.await(ctx, end)
+	file, err := b.Ready(ctx, off, len(p))
 	if err != nil {
 		return 0, err
 	}
-	n := max(0, min(int64(len(p)), end-off))
+	n := max(0, min(int64(len(p)), b.Size()-off))
 	got, err := file.ReadAt(p[:n], off)
 	if errors.Is(err, io.EOF) {
 		// What was there before is gone: somebody cut the file.
@@ -66,6 +64,15 @@ func (b *filling) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 		err = io.EOF
 	}
 	return got, err
+}
+
+// Ready waits for all bytes below off+n, or for the verified end.
+func (b *filling) Ready(ctx context.Context, off int64, n int) (*os.File, error) {
+	end := b.Size()
+	if off < end-int64(n) {
+		end = off + int64(n)
+	}
+	return b.await(ctx, end)
 }
 
 // await waits for all bytes below end.

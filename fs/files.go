@@ -55,6 +55,8 @@ func (m memory) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (m memory) Ready(context.Context, int64, int) (*os.File, error) { return nil, nil }
+
 func (m memory) Size() int64    { return int64(len(m)) }
 func (m memory) File() *os.File { return nil }
 func (m memory) Close() error   { return nil }

@@ -18,12 +18,19 @@ const maxNames = 500_000
 // nameCost is about what one takes in memory, in bytes.
 const nameCost = 16
 
-func (n *names) add(hash uint64, until time.Time) {
+func newNames(until time.Time) *names { return &names{seen: map[uint64]struct{}{}, until: until} }
+
+func (n *names) add(hash uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.seen) < maxNames {
 		n.seen[hash] = struct{}{}
 	}
+}
+
+func (n *names) keep(until time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.until = until
 }
 

@@ -61,7 +61,7 @@ func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
 func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		tree := t.repo.tree
-		listed := &names{seen: map[uint64]struct{}{}}
+		listed := newNames(time.Now().Add(tree.pins.idle))
 		tree.known.put(t.path, listed, listed.cost())
 		for name, err := range t.repo.src.Tags(ctx, "") {
 			if err != nil {
@@ -69,11 +69,12 @@ func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 				return
 			}
 			ino := tree.ino(t.path, name)
-			listed.add(ino, time.Now().Add(tree.pins.idle))
+			listed.add(ino)
 			if !yield(Entry{name, ino, true}, nil) {
 				return
 			}
 		}
+		listed.keep(time.Now().Add(tree.pins.idle))
 		tree.known.put(t.path, listed, listed.cost())
 	}
 }

@@ -68,6 +68,9 @@ type Blob interface {
 	// byte, and io.EOF, come only after the whole was verified; content that did not match ends in ErrDigest. The context
 	// ends the waiting, not the transfer that others may share.
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	// Ready waits as ReadAt does, and then names the local file that has these bytes at the same offset, or nil where there is
+	// none and ReadAt is the only way. The file stays the Blob's, as File's does.
+	Ready(ctx context.Context, off int64, n int) (*os.File, error)
 	// Size is how long the content is, in bytes.
 	Size() int64
 	// File is the whole verified content as a local file, or nil as long as, or wherever, there is none. It stays the

@@ -100,6 +100,8 @@ func (b *blob) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return b.Reader.ReadAt(p, off)
 }
 
+func (b *blob) Ready(context.Context, int64, int) (*os.File, error) { return nil, nil }
+
 func (b *blob) File() *os.File { return nil }
 
 func (b *blob) Close() error {

@@ -42,6 +42,9 @@ type handle struct {
 
 func (r *reader) Size() int64 { return r.tar.size }
 
+// Ready has no file: the tar is nowhere.
+func (r *reader) Ready(context.Context, int64, int) (*os.File, error) { return nil, nil }
+
 func (r *reader) File() *os.File { return nil }
 
 func (r *reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {

@@ -43,19 +43,24 @@ func (n *node) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32,
 	if err != nil {
 		return nil, 0, n.fail("open", "", err)
 	}
-	return n.newHandle(blob), openFlags(attr, blob), 0
+	return n.newHandle(blob), n.openFlags(attr, blob), 0
 }
 
-// openFlags says what the kernel may keep. Pages of content that is still on its way are dropped at the next open: should it
-// turn out corrupt, they must not be served again.
-func openFlags(attr fs.Attr, blob image.Blob) uint32 {
-	switch {
-	case attr.Made:
-		return fuse.FOPEN_DIRECT_IO
-	case blob.File() != nil:
-		return fuse.FOPEN_KEEP_CACHE
+// openFlags says what the kernel may keep: what is whole and verified, and nothing of content that is still on its way. Should
+// that turn out corrupt, its pages must not be served again, not even those that a mapping brought in; and without the
+// page cache its bytes are copied once less.
+func (n *node) openFlags(attr fs.Attr, blob image.Blob) uint32 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if attr.Made || blob.File() == nil {
+		n.unverified = true
+		return fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	}
-	return 0
+	if n.unverified {
+		n.unverified = false
+		return fuse.FOPEN_NOFLUSH
+	}
+	return fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
 }
 
 // newHandle decides whether the kernel may read past the daemon.
@@ -82,7 +87,11 @@ func (h *handle) PassthroughFd() (int, bool) {
 
 // Read answers with the file itself where all of it is on disk, so that the kernel moves the bytes.
 func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if f := h.blob.File(); f != nil {
+	f, err := h.blob.Ready(ctx, off, len(dest))
+	if err != nil {
+		return nil, h.n.fail("read", "", err)
+	}
+	if f != nil {
 		return fuse.ReadResultFd(f.Fd(), off, len(dest)), 0
 	}
 	n, err := h.blob.ReadAt(ctx, dest, off)
@@ -108,8 +117,13 @@ func (h *handle) Release(context.Context) syscall.Errno {
 type listing struct {
 	n      *node
 	cancel context.CancelFunc
-	next   func() (fs.Entry, error, bool)
-	stop   func()
+	// pending are entries to give before those that next draws.
+	pending []fs.Entry
+	next    func() (fs.Entry, error, bool)
+	stop    func()
+	// request is the one whose interrupt ends the listing, as long as unwatch is not called.
+	request context.Context
+	unwatch func() bool
 }
 
 var (
@@ -134,18 +148,26 @@ func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, ui
 func (l *listing) start(ctx context.Context) error {
 	own, cancel := context.WithCancel(detach(ctx))
 	l.cancel = cancel
-	defer context.AfterFunc(ctx, cancel)()
-	next, stop := iter.Pull2(l.n.n.List(own))
-	first, err, ok := next()
-	rest, stopRest := iter.Pull2(func(yield func(fs.Entry, error) bool) {
-		self, above := l.n.dots()
-		more := yield(fs.Entry{Name: ".", Ino: self, Dir: true}, nil) && yield(fs.Entry{Name: "..", Ino: above, Dir: true}, nil)
-		for e, err := first, err; more && ok; e, err, ok = next() {
-			more = yield(e, err)
-		}
-	})
-	l.next, l.stop = rest, func() { stopRest(); stop() }
+	l.watch(ctx)
+	l.next, l.stop = iter.Pull2(l.n.n.List(own))
+	self, above := l.n.dots()
+	l.pending = []fs.Entry{{Name: ".", Ino: self, Dir: true}, {Name: "..", Ino: above, Dir: true}}
+	first, err, ok := l.next()
+	if ok && err == nil {
+		l.pending = append(l.pending, first)
+	}
 	return err
+}
+
+// watch has an interrupt of the request that waits end the whole listing.
+func (l *listing) watch(ctx context.Context) {
+	if l.request == ctx {
+		return
+	}
+	if l.unwatch != nil {
+		l.unwatch()
+	}
+	l.request, l.unwatch = ctx, context.AfterFunc(ctx, l.cancel)
 }
 
 // dots are the inodes of a folder and the one above, which every listing has.
@@ -165,9 +187,14 @@ func detach(ctx context.Context) context.Context {
 	return context.Background()
 }
 
-// Readdirent is the next entry. An interrupt of the request it waits in ends the whole listing.
+// Readdirent is the next entry.
 func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
-	defer context.AfterFunc(ctx, l.cancel)()
+	if len(l.pending) > 0 {
+		e := l.pending[0]
+		l.pending = l.pending[1:]
+		return dirEntry(e), 0
+	}
+	l.watch(ctx)
 	e, err, ok := l.next()
 	if err != nil {
 		return nil, midway(l.n.fail("list", "", err))
@@ -175,11 +202,15 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 	if !ok {
 		return nil, 0
 	}
+	return dirEntry(e), 0
+}
+
+func dirEntry(e fs.Entry) *fuse.DirEntry {
 	mode := uint32(syscall.S_IFREG)
 	if e.Dir {
 		mode = syscall.S_IFDIR
 	}
-	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: mode}, 0
+	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: mode}
 }
 
 // midway is the errno of a listing that breaks off, which must not look like its end.
@@ -205,6 +236,8 @@ func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 }
 
 func (l *listing) end() {
+	l.unwatch()
+	l.request = nil
 	l.cancel()
 	l.stop()
 }

@@ -64,7 +64,9 @@ func (m *mount) options(o Options) *gofs.Options {
 		MaxReadAhead:       maxRequest,
 		MaxBackground:      64,
 		DisableReadDirPlus: true, // it would look every entry up, and a lookup can cost a request
-		DirectMountStrict:  isRoot,
+		// What is still on its way is not kept in the page cache, but can be mapped all the same.
+		ExtraCapabilities: fuse.CAP_DIRECT_IO_ALLOW_MMAP,
+		DirectMountStrict: isRoot,
 	}
 	if isRoot {
 		mo.DirectMountFlags, opts = mountFlags(opts)

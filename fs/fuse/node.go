@@ -37,6 +37,8 @@ type node struct {
 	// The kernel wants all handles of an inode to be of one kind, through the daemon or past it, until the last is released.
 	mu    sync.Mutex
 	plain int
+	// unverified: the page cache may hold bytes that were never verified.
+	unverified bool
 }
 
 var (
@@ -103,6 +105,10 @@ func keep(fixed bool) time.Duration {
 	return 0
 }
 
+// blockSize is how much cp and others read at once, in bytes. A reply of up to half the largest request fits in a pipe, on
+// which the kernel moves it.
+const blockSize = maxRequest / 4
+
 // fill writes attributes. All is readable and nothing can be written; times are 0, since a time that changed would make
 // rsync send all again.
 func fill(out *fuse.Attr, a fs.Attr) {
@@ -111,7 +117,7 @@ func fill(out *fuse.Attr, a fs.Attr) {
 	if a.Dir {
 		out.Mode, out.Nlink = syscall.S_IFDIR|0o555, 2
 	}
-	out.Blksize, out.Blocks = 128<<10, (out.Size+511)/512
+	out.Blksize, out.Blocks = blockSize, (out.Size+511)/512
 }
 
 func (n *node) Getattr(ctx context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {

@@ -1,0 +1,66 @@
+package mount_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/tests/registries"
+)
+
+// mapped is set, to a path, in a process that has to map the file there and print its digest.
+const mapped = "REGFS_TEST_MAPPED"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(mapped); path != "" {
+		if err := printMapped(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func printMapped(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("sha256:%x\n", sha256.Sum256(b))
+	return nil
+}
+
+// TestMapped maps a blob that nobody has read yet, and once more when it is cached.
+func TestMapped(t *testing.T) {
+	r := registries.Memory(t)
+	img, err := random.Image(3<<20, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.PushImage(t, "team/app:v1", img)
+	m := mount(t, options{})
+	want := m.read(t, r.Host, "team/app/tags/v1/layers/00/digest")
+	for _, when := range []string{"on its way", "cached"} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), mapped+"="+m.at(r.Host, "team/app/tags/v1/layers/00/blob"))
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != strings.TrimSpace(want) {
+			t.Errorf("%s: %v, %s, not %s", when, err, out, want)
+		}
+	}
+}
