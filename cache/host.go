@@ -30,14 +30,17 @@ func (h *host) Source(ctx context.Context, repository string) (image.Source, err
 	return &source{inner: inner, c: h.c, host: h.name, repository: repository}, nil
 }
 
-// Repositories lists what the place does; where it can't or is away, those that something is recorded of.
+// Repositories lists what the place does; where it can't, won't or is away, those that something is recorded of. A catalog that is
+// refused is as good as none: the largest registries refuse theirs to everybody.
 func (h *host) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		names := failed[string](offline("list the repositories of " + h.name))
 		if !h.c.offline {
 			names = h.Host.Repositories(ctx, after)
 		}
-		useless := func(err error) bool { return errors.Is(err, image.ErrUnsupported) || away(ctx, err) }
+		useless := func(err error) bool {
+			return errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) || away(ctx, err)
+		}
 		or(names, useless, h.known(after))(yield)
 	}
 }

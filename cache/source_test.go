@@ -239,7 +239,8 @@ func TestRepositoriesWithoutACatalog(t *testing.T) {
 	p.fail(image.ErrUnsupported)
 	want(t, "known", all(t, h.Repositories(t.Context(), "a")), []string{"b", "b/c"})
 	p.fail(image.ErrDenied)
-	wantErr(t, "denied", firstErr(h.Repositories(t.Context(), "")), image.ErrDenied)
+	want(t, "known where the catalog is refused", all(t, h.Repositories(t.Context(), "a")), []string{"b", "b/c"})
+	wantErr(t, "nothing known", firstErr(c.Host("other.example", p).Repositories(t.Context(), "")), image.ErrDenied)
 }
 
 func TestDamagedManifestIsFetchedAgain(t *testing.T) {

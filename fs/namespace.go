@@ -96,78 +96,89 @@ func (n *namespace) repository(ctx context.Context) (*repository, error) {
 // List shows the repositories below, and the folders of the one that stands here if there is one.
 func (n *namespace) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		exists, err := n.exists(ctx)
+		l := &namespaceList{namespace: n, yield: yield, seen: map[uint64]bool{}}
+		if !l.below(ctx) {
+			return
+		}
+		if !l.exists && len(l.seen) == 0 && n.name != "" {
+			if err := l.ask(ctx); err != nil {
+				yield(Entry{}, err)
+				return
+			}
+		}
+		if l.exists {
+			l.special()
+		}
+	}
+}
+
+// namespaceList is a listing under way.
+type namespaceList struct {
+	*namespace
+	yield  func(Entry, error) bool
+	seen   map[uint64]bool
+	exists bool // there is a repository of this very name
+}
+
+// below shows the next components of the repositories that stand below. A registry without a catalog shows none, and any
+// path still works when named. It tells whether to go on.
+func (l *namespaceList) below(ctx context.Context) bool {
+	for name, err := range l.host.Repositories(ctx, l.name[:max(0, len(l.name)-1)]) {
+		if errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) {
+			return true
+		}
 		if err != nil {
-			yield(Entry{}, err)
-			return
+			l.yield(Entry{}, err)
+			return false
 		}
-		if exists && !n.listSpecial(yield) {
-			return
+		if l.name != "" && name > l.name+"/" && !strings.HasPrefix(name, l.name+"/") {
+			return true // names come in order: none that follows stands below
 		}
-		found, more := n.listBelow(ctx, yield)
-		if more && !exists && !found && n.name != "" {
-			yield(Entry{}, fmt.Errorf("repository %s/%s: %w", n.registry, n.name, image.ErrNotFound))
-		}
-	}
-}
-
-// exists asks whether there is a repository of this very name.
-func (n *namespace) exists(ctx context.Context) (bool, error) {
-	if n.name == "" {
-		return false, nil
-	}
-	r, err := n.repository(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, err := range r.src.Tags(ctx, "") {
-		if errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrUnavailable) {
-			return false, nil
-		}
-		return err == nil, err
-	}
-	return true, nil
-}
-
-func (n *namespace) listSpecial(yield func(Entry, error) bool) bool {
-	path := n.registry + "/" + n.name
-	for _, name := range []string{blobsName, digestsName, layoutName, tagsName} {
-		if !yield(Entry{name, n.tree.ino(path + "/" + name), true}, nil) {
+		if !l.show(name) {
 			return false
 		}
 	}
 	return true
 }
 
-// listBelow shows the next components of the repositories that stand below. A registry without a catalog shows none, and
-// any path still works when named. It tells whether there were any, and whether to go on.
-func (n *namespace) listBelow(ctx context.Context, yield func(Entry, error) bool) (found, more bool) {
-	prefix := ""
-	if n.name != "" {
-		prefix = n.name + "/"
+// show shows a repository's next component, once.
+func (l *namespaceList) show(name string) bool {
+	l.exists = l.exists || name == l.name
+	rest, ok := name, true
+	if l.name != "" {
+		rest, ok = strings.CutPrefix(name, l.name+"/")
 	}
-	seen := map[uint64]bool{}
-	for name, err := range n.host.Repositories(ctx, prefix) {
-		if errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) {
-			return found, true
-		}
+	component, _, _ := strings.Cut(rest, "/")
+	ino := l.tree.ino(l.registry, strings.TrimPrefix(l.name+"/"+component, "/"))
+	if !ok || l.seen[ino] {
+		return true
+	}
+	l.seen[ino] = true
+	return l.yield(Entry{escape(component), ino, true}, nil)
+}
+
+// ask asks for the repository itself, which a catalog may leave out.
+func (l *namespaceList) ask(ctx context.Context) error {
+	r, err := l.repository(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range r.src.Tags(ctx, "") {
 		if err != nil {
-			yield(Entry{}, err)
-			return found, false
+			return err
 		}
-		rest, ok := strings.CutPrefix(name, prefix)
-		if !ok && name > prefix {
-			break // names come in order: none that follows stands below
-		}
-		component, _, _ := strings.Cut(rest, "/")
-		ino := n.tree.ino(n.registry, prefix+component)
-		if !ok || seen[ino] {
-			continue
-		}
-		seen[ino], found = true, true
-		if !yield(Entry{escape(component), ino, true}, nil) {
-			return found, false
+		break
+	}
+	l.exists = true
+	return nil
+}
+
+// special shows the folders of the repository.
+func (l *namespaceList) special() {
+	path := l.registry + "/" + l.name
+	for _, name := range []string{blobsName, digestsName, layoutName, tagsName} {
+		if !l.yield(Entry{name, l.tree.ino(path + "/" + name), true}, nil) {
+			return
 		}
 	}
-	return found, true
 }

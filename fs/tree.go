@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"iter"
@@ -16,7 +17,7 @@ import (
 type Options struct {
 	// Host opens a registry by its name. It sends nothing.
 	Host func(name string) (image.Host, error)
-	// Hosts are the names of registries known from use, in any order.
+	// Hosts are the names of the registries to list, those known from use, in any order. Any other can be named.
 	Hosts func() []string
 	// Blobs opens content for random reads.
 	Blobs image.Blobs
@@ -96,16 +97,15 @@ func (t *Tree) host(name string) (image.Host, error) {
 	return h, err
 }
 
-// hostNames are the registries to list: those used through this mount, and those known from before.
-func (t *Tree) hostNames() []string {
-	all := t.o.Hosts()
+// Close closes all registries that were opened. Nothing of the tree is to be used after that.
+func (t *Tree) Close() error {
 	t.mu.Lock()
-	for name := range t.hosts {
-		all = append(all, name)
+	defer t.mu.Unlock()
+	var all error
+	for _, h := range t.hosts {
+		all = errors.Join(all, h.Close())
 	}
-	t.mu.Unlock()
-	slices.Sort(all)
-	return slices.Compact(all)
+	return all
 }
 
 // root is the mount's top: .regfs and the registries.
@@ -133,7 +133,7 @@ func (r *root) List(context.Context) iter.Seq2[Entry, error] {
 		if !yield(Entry{controlName, r.tree.ino(controlName), true}, nil) {
 			return
 		}
-		for _, name := range r.tree.hostNames() {
+		for _, name := range slices.Sorted(slices.Values(r.tree.o.Hosts())) {
 			if !yield(Entry{name, r.tree.ino(name), true}, nil) {
 				return
 			}

@@ -32,12 +32,17 @@ func serve(c *config, starter *starter) error {
 		return err
 	}
 	defer store.Close()
-	client := registry.New(registry.Options{Timeout: c.timeout, Insecure: c.insecure, UserAgent: "regfs/" + release()})
+	counts := newMetrics(store)
+	client := registry.New(registry.Options{
+		Timeout: c.timeout, Insecure: c.insecure, UserAgent: "regfs/" + release(), Transport: counts.count,
+	})
 	defer client.Close()
+	tree := newTree(c, store, client, controlFiles(c, store, counts))
+	defer tree.Close()
 	// From here on a signal does not kill, and leave a dead mount: it ends the serving, or the mount as soon as it is there.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	server, err := attach(c, newTree(c, store, client), log)
+	server, err := attach(c, tree, log)
 	if err != nil {
 		return err
 	}
@@ -52,7 +57,7 @@ func serve(c *config, starter *starter) error {
 }
 
 // newTree wires registries through the cache into the tree.
-func newTree(c *config, store *cache.Cache, client *registry.Client) *fs.Tree {
+func newTree(c *config, store *cache.Cache, client *registry.Client, control map[string]func() []byte) *fs.Tree {
 	host := func(name string) (image.Host, error) {
 		h, err := client.Host(name)
 		if err != nil {
@@ -61,7 +66,7 @@ func newTree(c *config, store *cache.Cache, client *registry.Client) *fs.Tree {
 		return store.Host(name, h), nil
 	}
 	return fs.New(fs.Options{
-		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Control: controlFiles(c, store),
+		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Control: control,
 	})
 }
 

@@ -32,8 +32,9 @@ type Server struct {
 	server *fuse.Server
 }
 
-// maxRequest is the most that one read may ask for, in bytes: the kernel's own limit.
-const maxRequest = 1 << 20
+// maxRequest is the most that one read may ask for, in bytes: as much as fits, with its header, in the largest pipe that
+// everybody may have, on which the kernel moves replies.
+const maxRequest = 512 << 10
 
 // Mount mounts the tree at a folder, and returns when the kernel answers. Root mounts by itself, anybody else through
 // fusermount3. Until there is anything to write, the mount is read-only.
@@ -67,6 +68,7 @@ func (m *mount) options(o Options) *gofs.Options {
 		// What is still on its way is not kept in the page cache, but can be mapped all the same.
 		ExtraCapabilities: fuse.CAP_DIRECT_IO_ALLOW_MMAP,
 		DirectMountStrict: isRoot,
+		Logger:            slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	if isRoot {
 		mo.DirectMountFlags, opts = mountFlags(opts)

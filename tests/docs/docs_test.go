@@ -1,25 +1,20 @@
+//go:build linux
+
 // Package docs_test runs the examples of the project's documents, and holds what they print against what the documents say.
 package docs_test
 
 import (
-	"bytes"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"go.podman.io/image/v5/types"
 
-	"github.com/regfs/regfs/cache"
-	"github.com/regfs/regfs/fs"
-	"github.com/regfs/regfs/fs/fuse"
-	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/registry"
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -115,12 +110,6 @@ func mountStandIn(t *testing.T) string {
 	for _, program := range []string{"bash", "getfattr", "jq", "skopeo"} {
 		registries.Program(t, program)
 	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("no /dev/fuse: this test mounts")
-	}
 	r := registries.Memory(t)
 	r.PushIndex(t, "team/app:v1", "1")
 	r.PushIndex(t, "team/app:v2", "2")
@@ -131,38 +120,5 @@ func mountStandIn(t *testing.T) string {
 		t.Fatal(err)
 	}
 	system := &types.SystemContext{SystemRegistriesConfPath: conf, SystemRegistriesConfDirPath: t.TempDir()}
-	return mountWith(t, system)
-}
-
-func mountWith(t *testing.T, system *types.SystemContext) string {
-	const timeout = 10 * time.Second
-	client := registry.New(registry.Options{Timeout: timeout, System: system})
-	c, err := cache.New(cache.Options{Dir: t.TempDir(), TTL: time.Minute, Timeout: timeout})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := fs.New(fs.Options{
-		Host: func(name string) (image.Host, error) {
-			h, err := client.Host(name)
-			if err != nil {
-				return nil, err
-			}
-			return c.Host(name, h), nil
-		},
-		Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: time.Minute,
-	})
-	mountpoint, log := t.TempDir(), &bytes.Buffer{}
-	server, err := fuse.Mount(tree, mountpoint, fuse.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Unmount(); err != nil {
-			t.Error(err)
-		}
-		server.Wait()
-		c.Close()
-		client.Close()
-	})
-	return mountpoint
+	return mounted.New(t, mounted.Options{System: system}).Path
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package mount_test
 
 import (
@@ -17,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/types"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -27,17 +30,17 @@ func readErr(path string) error {
 }
 
 // wantErrno checks how an operation ended, and that all but a missing name is told in .regfs/errors.log.
-func wantErrno(t *testing.T, m *mounted, what string, err error, want syscall.Errno) {
+func wantErrno(t *testing.T, m *mounted.Mount, what string, err error, want syscall.Errno) {
 	t.Helper()
 	if !errors.Is(err, want) {
-		t.Errorf("%s: %v, not %v\n%s", what, err, want, m.log)
+		t.Errorf("%s: %v, not %v\n%s", what, err, want, m.Log())
 	}
 }
 
 // told checks that errors.log has a line with all of these words, and the daemon's log too.
-func told(t *testing.T, m *mounted, words ...string) {
+func told(t *testing.T, m *mounted.Mount, words ...string) {
 	t.Helper()
-	for name, log := range map[string]string{"errors.log": m.read(t, ".regfs/errors.log"), "the log": m.log.String()} {
+	for name, log := range map[string]string{"errors.log": read(t, m, ".regfs/errors.log"), "the log": m.Log()} {
 		found := false
 		for line := range strings.Lines(log) {
 			all := true
@@ -57,18 +60,18 @@ func TestUnknownNames(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, registries.Config{})
 			r.PushIndex(t, "team/app:v1", "1")
-			m := mount(t, options{})
+			m := mounted.New(t, mounted.Options{})
 			none := digest.FromString("none").Encoded()
 			for _, path := range []string{
 				"nosuch.invalid/team/app/tags/v1/digest",
 				r.Host + "/team/none/tags/v1", r.Host + "/team/app/tags/none", r.Host + "/team/app/tags/none/digest",
 				r.Host + "/team/app/digests/sha256:" + none, r.Host + "/team/app/blobs/sha256/" + none,
 			} {
-				_, err := os.Stat(m.at(path))
+				_, err := os.Stat(m.At(path))
 				wantErrno(t, m, path, err, syscall.ENOENT)
 			}
 			for _, path := range []string{"nosuch.invalid", "nosuch.invalid/team/app/tags", r.Host + "/none", r.Host + "/team/none/tags"} {
-				_, err := os.ReadDir(m.at(path))
+				_, err := os.ReadDir(m.At(path))
 				wantErrno(t, m, "ls "+path, err, syscall.ENOENT)
 			}
 		})
@@ -85,11 +88,11 @@ func TestCredentials(t *testing.T) {
 					"none":  filepath.Join(t.TempDir(), "none.json"),
 					"wrong": registries.AuthFileOf(t, registries.User, "hunter2", r.Host),
 				} {
-					m := mount(t, options{system: &types.SystemContext{SystemRegistriesConfPath: "/dev/null", AuthFilePath: file}})
-					path := m.at(r.Host, "team/app/tags/v1/manifest.json")
+					m := mounted.New(t, mounted.Options{System: &types.SystemContext{SystemRegistriesConfPath: "/dev/null", AuthFilePath: file}})
+					path := m.At(r.Host, "team/app/tags/v1/manifest.json")
 					wantErrno(t, m, which, readErr(path), syscall.EACCES)
 					told(t, m, "lookup", r.Host+"/team/app/tags/v1")
-					if logs := m.log.String() + m.read(t, ".regfs/errors.log"); strings.Contains(logs, "hunter2") || strings.Contains(logs, "aHVudGVyM") {
+					if logs := m.Log() + read(t, m, ".regfs/errors.log"); strings.Contains(logs, "hunter2") || strings.Contains(logs, "aHVudGVyM") {
 						t.Errorf("the password is in a log: %s", logs)
 					}
 				}
@@ -103,8 +106,8 @@ func TestRightCredentialsLater(t *testing.T) {
 	r := registries.Docker(t, registries.Config{Auth: registries.Htpasswd})
 	r.PushIndex(t, "team/app:v1", "1")
 	file := registries.AuthFileOf(t, registries.User, "wrong", r.Host)
-	m := mount(t, options{system: &types.SystemContext{SystemRegistriesConfPath: "/dev/null", AuthFilePath: file}})
-	path := m.at(r.Host, "team/app/tags/v1/manifest.json")
+	m := mounted.New(t, mounted.Options{System: &types.SystemContext{SystemRegistriesConfPath: "/dev/null", AuthFilePath: file}})
+	path := m.At(r.Host, "team/app/tags/v1/manifest.json")
 	wantErrno(t, m, "wrong password", readErr(path), syscall.EACCES)
 	right, err := os.ReadFile(registries.AuthFile(t, r.Host))
 	if err != nil {
@@ -122,24 +125,24 @@ func TestRegistryDown(t *testing.T) {
 	proxy := registries.NewProxy(t, registries.Memory(t))
 	proxy.PushIndex(t, "team/app:v1", "1")
 	const timeout = 2 * time.Second
-	m := mount(t, options{timeout: timeout})
+	m := mounted.New(t, mounted.Options{Timeout: timeout})
 	proxy.Fault(-1, registries.Any, registries.Hang)
 	for _, path := range []string{"tags/v1/manifest.json", "tags/v1"} {
 		start := time.Now()
-		wantErrno(t, m, "stalled registry", readErr(m.at(proxy.Host, "team/app", path)), syscall.ETIMEDOUT)
+		wantErrno(t, m, "stalled registry", readErr(m.At(proxy.Host, "team/app", path)), syscall.ETIMEDOUT)
 		if took := time.Since(start); took > timeout+time.Second {
 			t.Errorf("%s ended after %v, not %v", path, took, timeout)
 		}
 	}
-	_, err := os.ReadDir(m.at(proxy.Host, "team/app/tags"))
+	_, err := os.ReadDir(m.At(proxy.Host, "team/app/tags"))
 	wantErrno(t, m, "ls of a stalled registry", err, syscall.ETIMEDOUT)
 
 	proxy.Reset()
 	proxy.Fault(-1, registries.Any, registries.Status(http.StatusInternalServerError, ""))
-	wantErrno(t, m, "failing registry", readErr(m.at(proxy.Host, "team/app/tags/v1/manifest.json")), syscall.EIO)
+	wantErrno(t, m, "failing registry", readErr(m.At(proxy.Host, "team/app/tags/v1/manifest.json")), syscall.EIO)
 	told(t, m, "lookup", "team/app/tags/v1", "500")
 
-	wantErrno(t, m, "nobody there", readErr(m.at("127.0.0.1:1/team/app/tags/v1/manifest.json")), syscall.EIO)
+	wantErrno(t, m, "nobody there", readErr(m.At("127.0.0.1:1/team/app/tags/v1/manifest.json")), syscall.EIO)
 	told(t, m, "127.0.0.1:1", "refused")
 }
 
@@ -151,14 +154,14 @@ func TestInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy.PushImage(t, "team/app:v1", img)
-	m := mount(t, options{timeout: time.Minute})
-	blob := m.at(proxy.Host, "team/app/tags/v1/layers/00/blob")
+	m := mounted.New(t, mounted.Options{Timeout: time.Minute})
+	blob := m.At(proxy.Host, "team/app/tags/v1/layers/00/blob")
 	run(t, "stat", blob)
 	proxy.Fault(-1, registries.Any, registries.Hang)
 	for what, args := range map[string][]string{
 		"read":   {"cat", blob},
-		"lookup": {"cat", m.at(proxy.Host, "team/app/tags/v2/digest")},
-		"list":   {"ls", m.at(proxy.Host, "team/app/tags")},
+		"lookup": {"cat", m.At(proxy.Host, "team/app/tags/v2/digest")},
+		"list":   {"ls", m.At(proxy.Host, "team/app/tags")},
 	} {
 		t.Run(what, func(t *testing.T) {
 			before := proxy.Count(registries.Any)
@@ -198,8 +201,8 @@ func TestCorruptBlob(t *testing.T) {
 			content := bytes.Repeat([]byte("regfs"), size/5+1)[:size]
 			d := proxy.PushBlob(t, "team/app", content)
 			cacheDir := t.TempDir()
-			m := mount(t, options{cacheDir: cacheDir, timeout: 3 * time.Second})
-			path := m.at(proxy.Host, "team/app/blobs/sha256", d.Digest.Hex)
+			m := mounted.New(t, mounted.Options{CacheDir: cacheDir, Timeout: 3 * time.Second})
+			path := m.At(proxy.Host, "team/app/blobs/sha256", d.Digest.Hex)
 			proxy.Fault(-1, registries.Get("/blobs/"), fault)
 			got, err := os.ReadFile(path)
 			wantErrno(t, m, what, err, syscall.EIO)
@@ -240,10 +243,10 @@ func TestBadManifests(t *testing.T) {
 				w.Header().Set("Content-Type", doc.mediaType)
 				io.WriteString(w, doc.raw)
 			}))
-			m := mount(t, options{timeout: 3 * time.Second})
-			_, err := os.ReadDir(m.at(r.Host, "team/app/tags/v1"))
+			m := mounted.New(t, mounted.Options{Timeout: 3 * time.Second})
+			_, err := os.ReadDir(m.At(r.Host, "team/app/tags/v1"))
 			wantErrno(t, m, "ls", err, syscall.EIO)
-			_, err = os.ReadDir(m.at(r.Host, "team/app/tags/v1/oci-layout"))
+			_, err = os.ReadDir(m.At(r.Host, "team/app/tags/v1/oci-layout"))
 			wantErrno(t, m, "ls oci-layout", err, syscall.EIO)
 			told(t, m, "team/app/tags/v1")
 		})
@@ -262,8 +265,8 @@ func TestCircle(t *testing.T) {
 			io.WriteString(w, body)
 		}
 	}))
-	m := mount(t, options{timeout: 3 * time.Second})
-	_, err := os.ReadDir(m.at(r.Host, "team/app/tags/v1/oci-layout"))
+	m := mounted.New(t, mounted.Options{Timeout: 3 * time.Second})
+	_, err := os.ReadDir(m.At(r.Host, "team/app/tags/v1/oci-layout"))
 	wantErrno(t, m, "ls", err, syscall.EIO)
 }
 
@@ -286,8 +289,8 @@ func TestHugeManifest(t *testing.T) {
 		}
 		sent <- n
 	}))
-	m := mount(t, options{timeout: 5 * time.Second})
-	wantErrno(t, m, "cat", readErr(m.at(r.Host, "team/app/tags/v1/manifest.json")), syscall.EIO)
+	m := mounted.New(t, mounted.Options{Timeout: 5 * time.Second})
+	wantErrno(t, m, "cat", readErr(m.At(r.Host, "team/app/tags/v1/manifest.json")), syscall.EIO)
 	if n := <-sent; n > 50<<20 {
 		t.Errorf("%d bytes of it were read", n)
 	}
@@ -298,8 +301,8 @@ func TestHugeManifest(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	r := registries.Memory(t)
 	r.PushIndex(t, "team/app:v1", "1")
-	m := mount(t, options{})
-	dir := m.at(r.Host, "team/app/tags")
+	m := mounted.New(t, mounted.Options{})
+	dir := m.At(r.Host, "team/app/tags")
 	for what, err := range map[string]error{
 		"mkdir":  os.Mkdir(dir+"/v2", 0o755),
 		"create": os.WriteFile(dir+"/v1/new", nil, 0o644),

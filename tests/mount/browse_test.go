@@ -1,3 +1,5 @@
+//go:build linux
+
 package mount_test
 
 import (
@@ -10,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"go.podman.io/image/v5/types"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 	"github.com/regfs/regfs/tests/registries/distribution"
 )
@@ -46,7 +49,7 @@ func browse(t *testing.T, r *registries.Registry) {
 		t.Fatal(err)
 	}
 	sbom := r.PushSBOM(t, "team/app", *desc)
-	m := mount(t, options{system: systemFor(t, r)})
+	m := mounted.New(t, mounted.Options{System: systemFor(t, r)})
 
 	for path, want := range map[string][]string{
 		"":                                     {"team"},
@@ -64,7 +67,7 @@ func browse(t *testing.T, r *registries.Registry) {
 		"team/app/files/tags/v1/files":         {"docs", "hello.txt"},
 		"team/app/files/tags/v1/files/docs":    {"guide.md"},
 	} {
-		if got := m.list(t, r.Host, path); want != nil && !cmp.Equal(got, want) {
+		if got := list(t, m, r.Host, path); want != nil && !cmp.Equal(got, want) {
 			t.Errorf("ls %s: %s", path, cmp.Diff(want, got))
 		}
 	}
@@ -80,7 +83,7 @@ func browse(t *testing.T, r *registries.Registry) {
 		"team/app/files/tags/v1/digest":                                  artifact.Digest.String() + "\n",
 		"team/app/tags/v1/referrers/" + sbom.Digest.String() + "/digest": sbom.Digest.String() + "\n",
 	} {
-		if got := m.read(t, r.Host, path); got != want {
+		if got := read(t, m, r.Host, path); got != want {
 			t.Errorf("%s: %s", path, cmp.Diff(want, got))
 		}
 	}
@@ -89,7 +92,7 @@ func browse(t *testing.T, r *registries.Registry) {
 }
 
 // checkPlatforms holds each platform's folder against the image the registry has for it.
-func checkPlatforms(t *testing.T, m *mounted, r *registries.Registry) {
+func checkPlatforms(t *testing.T, m *mounted.Mount, r *registries.Registry) {
 	for _, p := range registries.Platforms {
 		img, err := remote.Image(r.Ref(t, "team/app:v1"), append(r.Options(t), remote.WithPlatform(p))...)
 		if err != nil {
@@ -98,10 +101,10 @@ func checkPlatforms(t *testing.T, m *mounted, r *registries.Registry) {
 		folder := fmt.Sprintf("team/app/tags/v1/platforms/%s/%s/%s", p.OS, p.Architecture, p.Variant)
 		manifest, _ := img.RawManifest()
 		config, _ := img.RawConfigFile()
-		if got := m.read(t, r.Host, folder, "manifest.json"); got != string(manifest) {
+		if got := read(t, m, r.Host, folder, "manifest.json"); got != string(manifest) {
 			t.Errorf("%v manifest.json: %s", p, cmp.Diff(string(manifest), got))
 		}
-		if got := m.read(t, r.Host, folder, "config.json"); got != string(config) {
+		if got := read(t, m, r.Host, folder, "config.json"); got != string(config) {
 			t.Errorf("%v config.json: %s", p, cmp.Diff(string(config), got))
 		}
 		layers, err := img.Layers()
@@ -110,7 +113,7 @@ func checkPlatforms(t *testing.T, m *mounted, r *registries.Registry) {
 		}
 		for i, l := range layers {
 			digest, _ := l.Digest()
-			if got := sha256Of(t, m.at(r.Host, folder, fmt.Sprintf("layers/%02d/blob", i))); got != digest.String() {
+			if got := sha256Of(t, m.At(r.Host, folder, fmt.Sprintf("layers/%02d/blob", i))); got != digest.String() {
 				t.Errorf("%v layer %d is %s, not %s", p, i, got, digest)
 			}
 		}
@@ -118,10 +121,10 @@ func checkPlatforms(t *testing.T, m *mounted, r *registries.Registry) {
 }
 
 // checkWhole copies the image and the repository as layouts, and checks that every blob is what its name says.
-func checkWhole(t *testing.T, m *mounted, r *registries.Registry) {
+func checkWhole(t *testing.T, m *mounted.Mount, r *registries.Registry) {
 	for _, path := range []string{"team/app/tags/v1/oci-layout", "team/app/files/tags/v1/oci-layout", "team/app/files/oci-layout"} {
 		out := t.TempDir()
-		run(t, "cp", "-r", m.at(r.Host, path), out)
+		run(t, "cp", "-r", m.At(r.Host, path), out)
 		checkBlobs(t, out+"/oci-layout")
 		var index struct {
 			Manifests []struct{ Digest string }

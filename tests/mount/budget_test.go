@@ -1,3 +1,5 @@
+//go:build linux
+
 package mount_test
 
 import (
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/random"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -27,8 +30,8 @@ func TestBudgets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := mount(t, options{})
-	at := func(path string) string { return m.at(proxy.Host, path) }
+	m := mounted.New(t, mounted.Options{})
+	at := func(path string) string { return m.At(proxy.Host, path) }
 
 	for _, step := range []struct {
 		name string
@@ -60,10 +63,10 @@ func TestBudgets(t *testing.T) {
 func TestBudgetAfterTTL(t *testing.T) {
 	proxy := registries.NewProxy(t, registries.Docker(t, registries.Config{}))
 	proxy.PushIndex(t, "team/app:v1", "1")
-	m := mount(t, options{ttl: -1})
-	first := m.read(t, proxy.Host, "team/app/tags/v1/manifest.json")
+	m := mounted.New(t, mounted.Options{TagTTL: -1})
+	first := read(t, m, proxy.Host, "team/app/tags/v1/manifest.json")
 	proxy.Reset()
-	if again := m.read(t, proxy.Host, "team/app/tags/v1/manifest.json"); again != first {
+	if again := read(t, m, proxy.Host, "team/app/tags/v1/manifest.json"); again != first {
 		t.Errorf("another manifest: %s", again)
 	}
 	sent := proxy.Sent(registries.Any)
@@ -76,8 +79,8 @@ func TestBudgetAfterTTL(t *testing.T) {
 func TestNamesThatAreNone(t *testing.T) {
 	proxy := registries.NewProxy(t, registries.Docker(t, registries.Config{}))
 	proxy.PushIndex(t, "team/app:v1", "1")
-	m := mount(t, options{})
-	run(t, "ls", m.at(proxy.Host, "team/app/tags/v1/layers"))
+	m := mounted.New(t, mounted.Options{})
+	run(t, "ls", m.At(proxy.Host, "team/app/tags/v1/layers"))
 	proxy.Reset()
 	for _, path := range []string{
 		".git", ".Trash", "autorun.inf", "etc", ".regfs/.git",
@@ -90,7 +93,7 @@ func TestNamesThatAreNone(t *testing.T) {
 		proxy.Host + "/team/app/tags/v1/layers/00/.git", proxy.Host + "/team/app/tags/v1/oci-layout/.git",
 		proxy.Host + "/team/app/tags/v1/referrers/.git", proxy.Host + "/team/app/oci-layout/.git",
 	} {
-		if _, err := os.Lstat(m.at(path)); !os.IsNotExist(err) {
+		if _, err := os.Lstat(m.At(path)); !os.IsNotExist(err) {
 			t.Errorf("%s: %v, not ENOENT", path, err)
 		}
 	}
@@ -107,9 +110,9 @@ func TestOneBlobOneGET(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy.PushImage(t, "team/big:v1", img)
-	m := mount(t, options{})
-	path := m.at(proxy.Host, "team/big/tags/v1/layers/00/blob")
-	want := strings.TrimSpace(m.read(t, proxy.Host, "team/big/tags/v1/layers/00/digest"))
+	m := mounted.New(t, mounted.Options{})
+	path := m.At(proxy.Host, "team/big/tags/v1/layers/00/blob")
+	want := strings.TrimSpace(read(t, m, proxy.Host, "team/big/tags/v1/layers/00/digest"))
 	proxy.Reset()
 	var wg sync.WaitGroup
 	for range 8 {
@@ -133,10 +136,10 @@ func TestReadWhileItArrives(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy.PushImage(t, "team/big:v1", img)
-	m := mount(t, options{timeout: 2 * time.Second})
+	m := mounted.New(t, mounted.Options{Timeout: 2 * time.Second})
 	proxy.Fault(1, registries.Get("/blobs/"), registries.Stall(2<<20))
 	proxy.Fault(-1, registries.Get("/blobs/"), registries.Hang)
-	f, err := os.Open(m.at(proxy.Host, "team/big/tags/v1/layers/00/blob"))
+	f, err := os.Open(m.At(proxy.Host, "team/big/tags/v1/layers/00/blob"))
 	if err != nil {
 		t.Fatal(err)
 	}

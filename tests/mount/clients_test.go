@@ -1,3 +1,5 @@
+//go:build linux
+
 package mount_test
 
 import (
@@ -11,12 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
 // client is a mount with an image of the reader's own platform, team/app:v1, and what the programs that read it need.
 type client struct {
-	*mounted
+	*mounted.Mount
 	r      *registries.Registry
 	digest string
 }
@@ -26,18 +29,18 @@ func newClient(t *testing.T, program string) client {
 	r := registries.Docker(t, registries.Config{})
 	r.PushImage(t, "team/app:v1", registries.Image(t, registries.Platforms[0], "1"))
 	r.PushImage(t, "team/app:v2", registries.Image(t, registries.Platforms[0], "2"))
-	m := mount(t, options{})
-	return client{m, r, strings.TrimSpace(m.read(t, r.Host, "team/app/tags/v1/digest"))}
+	m := mounted.New(t, mounted.Options{})
+	return client{m, r, strings.TrimSpace(read(t, m, r.Host, "team/app/tags/v1/digest"))}
 }
 
 func (c client) image(elem ...string) string {
-	return c.at(append([]string{c.r.Host, "team/app/tags/v1"}, elem...)...)
+	return c.At(append([]string{c.r.Host, "team/app/tags/v1"}, elem...)...)
 }
 
 // inside goes to the image's folder until the test's end: transports that write path:tag can't name a path with a port in it.
 func (c client) inside(t *testing.T) {
 	t.Helper()
-	t.Cleanup(c.unmount)
+	t.Cleanup(c.Unmount)
 	t.Chdir(c.image())
 }
 
@@ -57,7 +60,7 @@ func TestSkopeoCopiesLayout(t *testing.T) {
 func TestSkopeoInspect(t *testing.T) {
 	c := newClient(t, "skopeo")
 	var ours, theirs map[string]any
-	parse(t, c.read(t, c.r.Host, "team/app/tags/v1/inspect.json"), &ours)
+	parse(t, read(t, c.Mount, c.r.Host, "team/app/tags/v1/inspect.json"), &ours)
 	parse(t, run(t, "skopeo", "inspect", "--no-tags", "--tls-verify=false", "docker://"+c.r.Host+"/team/app:v1"), &theirs)
 	// Debian's skopeo is older than this field.
 	delete(ours, "LayersData")
@@ -153,24 +156,24 @@ func TestJqAndDiff(t *testing.T) {
 	if got := strings.TrimSpace(run(t, "jq", "-r", ".architecture", c.image("config.json"))); got != registries.Platforms[0].Architecture {
 		t.Errorf("jq read %s", got)
 	}
-	out, _, err := try(t, "diff", "-r", c.at(c.r.Host, "team/app/tags/v1"), c.at(c.r.Host, "team/app/tags/v2"))
+	out, _, err := try(t, "diff", "-r", c.At(c.r.Host, "team/app/tags/v1"), c.At(c.r.Host, "team/app/tags/v2"))
 	if err == nil {
 		t.Error("diff -r finds two versions equal")
 	}
 	if strings.Contains(out, "layers/00") || !strings.Contains(out, "layers/01") {
 		t.Errorf("the versions share their first layer and not their second, but diff -r says:\n%s", out)
 	}
-	run(t, "diff", "-r", c.at(c.r.Host, "team/app/tags/v1/layers"), c.at(c.r.Host, "team/app/digests", c.digest, "layers"))
+	run(t, "diff", "-r", c.At(c.r.Host, "team/app/tags/v1/layers"), c.At(c.r.Host, "team/app/digests", c.digest, "layers"))
 }
 
 // TestWholeRepository copies a repository as one layout, and finds every tag in it.
 func TestWholeRepository(t *testing.T) {
 	c := newClient(t, "skopeo")
 	out := t.TempDir()
-	run(t, "cp", "-r", c.at(c.r.Host, "team/app/oci-layout"), out)
+	run(t, "cp", "-r", c.At(c.r.Host, "team/app/oci-layout"), out)
 	checkBlobs(t, out+"/oci-layout")
 	for _, tag := range []string{"v1", "v2"} {
-		want := strings.TrimSpace(c.read(t, c.r.Host, "team/app/tags", tag, "digest"))
+		want := strings.TrimSpace(read(t, c.Mount, c.r.Host, "team/app/tags", tag, "digest"))
 		var info struct{ Digest string }
 		parse(t, run(t, "skopeo", "inspect", "oci:"+out+"/oci-layout:"+tag), &info)
 		if info.Digest != want {
@@ -184,28 +187,28 @@ func TestSchema1(t *testing.T) {
 	r := registries.Docker(t, registries.Config{Schema1: true})
 	r.PushImage(t, "team/old:v1", registries.DockerImage(t, "1"))
 	digest := r.PushSchema1(t, "team/old:v1")
-	m := mount(t, options{})
-	if got := strings.TrimSpace(m.read(t, r.Host, "team/old/tags/v1/digest")); got != digest.String() {
+	m := mounted.New(t, mounted.Options{})
+	if got := strings.TrimSpace(read(t, m, r.Host, "team/old/tags/v1/digest")); got != digest.String() {
 		t.Errorf("digest is %s, not %s", got, digest)
 	}
 	var manifest struct{ SchemaVersion int }
-	parse(t, m.read(t, r.Host, "team/old/tags/v1/manifest.json"), &manifest)
+	parse(t, read(t, m, r.Host, "team/old/tags/v1/manifest.json"), &manifest)
 	if manifest.SchemaVersion != 1 {
 		t.Errorf("manifest.json has the schema %d", manifest.SchemaVersion)
 	}
 	want := []string{"digest", "inspect.json", "layers", "manifest.json", "referrers"}
-	if got := m.list(t, r.Host, "team/old/tags/v1"); !cmp.Equal(got, want) {
+	if got := list(t, m, r.Host, "team/old/tags/v1"); !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
-	for _, layer := range m.list(t, r.Host, "team/old/tags/v1/layers") {
-		want := strings.TrimSpace(m.read(t, r.Host, "team/old/tags/v1/layers", layer, "digest"))
-		if got := sha256Of(t, m.at(r.Host, "team/old/tags/v1/layers", layer, "blob")); got != want {
+	for _, layer := range list(t, m, r.Host, "team/old/tags/v1/layers") {
+		want := strings.TrimSpace(read(t, m, r.Host, "team/old/tags/v1/layers", layer, "digest"))
+		if got := sha256Of(t, m.At(r.Host, "team/old/tags/v1/layers", layer, "blob")); got != want {
 			t.Errorf("layer %s is %s, not %s", layer, got, want)
 		}
 	}
 	var ours, theirs map[string]any
 	registries.Program(t, "skopeo")
-	parse(t, m.read(t, r.Host, "team/old/tags/v1/inspect.json"), &ours)
+	parse(t, read(t, m, r.Host, "team/old/tags/v1/inspect.json"), &ours)
 	parse(t, run(t, "skopeo", "inspect", "--no-tags", "--tls-verify=false", "docker://"+r.Host+"/team/old:v1"), &theirs)
 	delete(ours, "LayersData")
 	if diff := cmp.Diff(theirs, ours, cmpopts.EquateEmpty()); diff != "" {
@@ -216,8 +219,8 @@ func TestSchema1(t *testing.T) {
 func TestChart(t *testing.T) {
 	r := registries.Memory(t)
 	r.PushChart(t, "charts/web:1.2.3")
-	m := mount(t, options{})
-	files := m.list(t, r.Host, "charts/web/tags/1.2.3/files")
+	m := mounted.New(t, mounted.Options{})
+	files := list(t, m, r.Host, "charts/web/tags/1.2.3/files")
 	if !slices.ContainsFunc(files, func(name string) bool { return strings.HasSuffix(name, ".tgz") }) {
 		t.Errorf("files/ has %v", files)
 	}
@@ -231,7 +234,7 @@ func TestXattrs(t *testing.T) {
 		}
 	}
 	c.r.PushArtifact(t, "team/files:v1")
-	title := run(t, "getfattr", "--absolute-names", "--only-values", "-n", "user.oci.annotation.org.opencontainers.image.title", c.at(c.r.Host, "team/files/tags/v1/files/hello.txt"))
+	title := run(t, "getfattr", "--absolute-names", "--only-values", "-n", "user.oci.annotation.org.opencontainers.image.title", c.At(c.r.Host, "team/files/tags/v1/files/hello.txt"))
 	if title != "hello.txt" {
 		t.Errorf("title is %q", title)
 	}

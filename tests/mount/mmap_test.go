@@ -1,3 +1,5 @@
+//go:build linux
+
 package mount_test
 
 import (
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"golang.org/x/sys/unix"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -53,11 +56,11 @@ func TestMapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.PushImage(t, "team/app:v1", img)
-	m := mount(t, options{})
-	want := m.read(t, r.Host, "team/app/tags/v1/layers/00/digest")
+	m := mounted.New(t, mounted.Options{})
+	want := read(t, m, r.Host, "team/app/tags/v1/layers/00/digest")
 	for _, when := range []string{"on its way", "cached"} {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), mapped+"="+m.at(r.Host, "team/app/tags/v1/layers/00/blob"))
+		cmd.Env = append(os.Environ(), mapped+"="+m.At(r.Host, "team/app/tags/v1/layers/00/blob"))
 		out, err := cmd.CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != strings.TrimSpace(want) {
 			t.Errorf("%s: %v, %s, not %s", when, err, out, want)

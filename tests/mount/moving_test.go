@@ -1,6 +1,9 @@
+//go:build linux
+
 package mount_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -33,7 +37,7 @@ func TestMovingTags(t *testing.T) {
 	for i := range copiers {
 		tag(t, r, fmt.Sprintf("team/app:moving%d", i), versions[0])
 	}
-	m := mount(t, options{ttl: -1})
+	m := mounted.New(t, mounted.Options{TagTTL: -1})
 
 	ctx, stop := context.WithCancel(t.Context())
 	var movers, workers sync.WaitGroup
@@ -41,7 +45,7 @@ func TestMovingTags(t *testing.T) {
 		movers.Go(func() { keepMoving(ctx, t, r, fmt.Sprintf("team/app:moving%d", i), versions) })
 		workers.Go(func() {
 			for range copies {
-				copyAndCheck(t, m.at(r.Host, fmt.Sprintf("team/app/tags/moving%d", i)), m.log)
+				copyAndCheck(t, m.At(r.Host, fmt.Sprintf("team/app/tags/moving%d", i)), m.Log)
 			}
 		})
 	}
@@ -55,14 +59,14 @@ func TestOneMovingTag(t *testing.T) {
 	r := registries.Memory(t)
 	versions := []v1.ImageIndex{r.PushIndex(t, "team/app:a", "a"), r.PushIndex(t, "team/app:b", "b")}
 	tag(t, r, "team/app:moving", versions[0])
-	m := mount(t, options{ttl: -1})
+	m := mounted.New(t, mounted.Options{TagTTL: -1})
 	ctx, stop := context.WithCancel(t.Context())
 	var mover, workers sync.WaitGroup
 	mover.Go(func() { keepMoving(ctx, t, r, "team/app:moving", versions) })
 	for range copiers {
 		workers.Go(func() {
 			for range copies {
-				copyAndCheck(t, m.at(r.Host, "team/app/tags/moving"), m.log)
+				copyAndCheck(t, m.At(r.Host, "team/app/tags/moving"), m.Log)
 			}
 		})
 	}
@@ -92,14 +96,14 @@ func keepMoving(ctx context.Context, t *testing.T, r *registries.Registry, ref s
 }
 
 // copyAndCheck copies an image folder, and checks that all of it is the version that its index.json says.
-func copyAndCheck(t *testing.T, folder string, log fmt.Stringer) {
+func copyAndCheck(t *testing.T, folder string, log func() string) {
 	out, err := os.MkdirTemp(t.TempDir(), "")
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	if _, stderr, err := try(t, "cp", "-r", folder, out+"/copy"); err != nil {
-		t.Errorf("cp: %v\n%s%s", err, stderr, log)
+		t.Errorf("cp: %v\n%s%s", err, stderr, log())
 		return
 	}
 	if err := oneVersion(out + "/copy"); err != nil {
@@ -124,7 +128,7 @@ func oneVersion(dir string) error {
 		if err != nil {
 			return err
 		}
-		if got, _, _ := v1.SHA256(bytesReader(manifest)); got != p.Digest {
+		if got, _, _ := v1.SHA256(bytes.NewReader(manifest)); got != p.Digest {
 			return fmt.Errorf("%v: manifest %v under an index that names %v", p.Platform, got, p.Digest)
 		}
 		var m v1.Manifest
@@ -140,7 +144,7 @@ func oneVersion(dir string) error {
 }
 
 func sameBlobs(dir string, index []byte, want map[string]bool) error {
-	top, _, err := v1.SHA256(bytesReader(index))
+	top, _, err := v1.SHA256(bytes.NewReader(index))
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,7 @@ func sameBlobs(dir string, index []byte, want map[string]bool) error {
 		if err != nil {
 			return err
 		}
-		if got, _, _ := v1.SHA256(bytesReader(b)); got.Hex != e.Name() {
+		if got, _, _ := v1.SHA256(bytes.NewReader(b)); got.Hex != e.Name() {
 			return fmt.Errorf("blob %s has the digest %s", e.Name(), got)
 		}
 	}
