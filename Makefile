@@ -70,7 +70,8 @@ check:
 	$(GO) tool -modfile=tools.mod staticcheck ./...
 	$(GO) mod tidy -diff
 	@for p in $(CROSS); do echo "cross-compiling for $$p"; \
-	  $(GO) list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./... | grep -v $(BIG) | CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} xargs $(GO) build; done
+	  export CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/}; \
+	  $(GO) list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./... | grep -v $(BIG) | xargs $(GO) build; done
 
 # The go command fuzzes one target at a time.
 fuzz:

@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,4 +56,10 @@ func sha256Of(t *testing.T, path string) string {
 	t.Helper()
 	sum, _, _ := strings.Cut(run(t, "sha256sum", path), " ")
 	return "sha256:" + strings.TrimPrefix(sum, `\`)
+}
+
+// sorted is names in order.
+func sorted(names []string) []string {
+	slices.Sort(names)
+	return names
 }

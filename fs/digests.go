@@ -1,0 +1,103 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/image"
+)
+
+// digests is the folder of all images of a repository by digest. They are found by name: no registry can list them.
+type digests struct {
+	dir
+	repo *repository
+	path string
+}
+
+func newDigests(r *repository) *digests {
+	path := r.path + "/" + digestsName
+	return &digests{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path}
+}
+
+func (g *digests) Lookup(ctx context.Context, name string) (Node, error) {
+	if digest.Digest(name).Validate() != nil {
+		return nil, fmt.Errorf("digest %q: %w", name, image.ErrNotFound)
+	}
+	d, _, err := g.repo.src.Manifest(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return newVersion(g.repo, d, "", g.path+"/"+name).folder(), nil
+}
+
+func (g *digests) List(context.Context) iter.Seq2[Entry, error] {
+	return func(func(Entry, error) bool) {}
+}
+
+// blobs is the folder of all blobs of a repository, and below it one for each digest algorithm. No registry lists them; where
+// the folder is part of a layout, list tells what the layout holds.
+type blobs struct {
+	dir
+	repo *repository
+	path string
+	list func(ctx context.Context) ([]image.Descriptor, error)
+}
+
+func newBlobs(r *repository, path string, list func(context.Context) ([]image.Descriptor, error)) *blobs {
+	return &blobs{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path, list}
+}
+
+func (b *blobs) Lookup(_ context.Context, name string) (Node, error) {
+	if alg := digest.Algorithm(name); alg.Available() {
+		path := b.path + "/" + name
+		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Dir: true}}, b.repo, alg, b.list}, nil
+	}
+	return nil, fmt.Errorf("digest algorithm %q: %w", name, image.ErrNotFound)
+}
+
+func (b *blobs) List(context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		name := digest.SHA256.String()
+		yield(Entry{name, b.repo.tree.ino(b.path + "/" + name), true}, nil)
+	}
+}
+
+type algorithm struct {
+	dir
+	repo *repository
+	alg  digest.Algorithm
+	list func(ctx context.Context) ([]image.Descriptor, error)
+}
+
+func (a *algorithm) Lookup(ctx context.Context, name string) (Node, error) {
+	dgst := digest.NewDigestFromEncoded(a.alg, name)
+	if dgst.Validate() != nil {
+		return nil, fmt.Errorf("blob %q: %w", name, image.ErrNotFound)
+	}
+	d, err := a.repo.src.Stat(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	return &content{repo: a.repo, d: d, ino: a.repo.rawIno(dgst)}, nil
+}
+
+func (a *algorithm) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if a.list == nil {
+			return
+		}
+		all, err := a.list(ctx)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		for _, d := range all {
+			if d.Digest.Algorithm() == a.alg && !yield(Entry{d.Digest.Encoded(), a.repo.rawIno(d.Digest), false}, nil) {
+				return
+			}
+		}
+	}
+}
