@@ -42,7 +42,8 @@ type filling struct {
 
 	mu     sync.Mutex
 	fill   *fill
-	served bool // bytes of fill were given to the reader
+	former *fill // the one that failed before: a read may still be using its file
+	served bool  // bytes of fill were given to the reader
 	closed bool
 }
 
@@ -106,8 +107,7 @@ func (b *filling) turn(failed *fill) bool {
 	if err != nil {
 		return false
 	}
-	failed.leave()
-	b.fill = next
+	b.former, b.fill = failed, next
 	return true
 }
 
@@ -127,6 +127,9 @@ func (b *filling) Close() error {
 	if !b.closed {
 		b.closed = true
 		b.fill.leave()
+		if b.former != nil {
+			b.former.leave()
+		}
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ type Cache struct {
 
 var errClosed = fmt.Errorf("cache: %w", os.ErrClosed)
 
-// New opens the cache in o.Dir and makes it where there is none. It looks at nothing in it.
+// New opens the cache in o.Dir and makes it where there is none. It looks at nothing in it, but fails if it can't write there.
 func New(o Options) (*Cache, error) {
 	if o.Dir == "" {
 		return nil, errors.New("cache: no directory")
@@ -102,6 +102,9 @@ func New(o Options) (*Cache, error) {
 	}
 	s := store{dir: o.Dir}
 	if err := s.init(); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	if err := s.writable(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c := &Cache{

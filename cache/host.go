@@ -4,21 +4,26 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync"
+	"time"
 
 	"github.com/regfs/regfs/image"
 )
 
 // Host is inner, remembered. What inner says is recorded under name, such as quay.io, for all who use the same directory.
 // Closing it closes inner.
-func (c *Cache) Host(name string, inner image.Host) image.Host { return &host{inner, c, name} }
+func (c *Cache) Host(name string, inner image.Host) image.Host {
+	return &host{inner, c, name, &outage{}}
+}
 
 // Hosts are the names of all hosts that something is recorded of, in order.
 func (c *Cache) Hosts() []string { return c.records.names() }
 
 type host struct {
 	image.Host
-	c    *Cache
-	name string
+	c      *Cache
+	name   string
+	outage *outage
 }
 
 // Source implements image.Host.
@@ -27,42 +32,89 @@ func (h *host) Source(ctx context.Context, repository string) (image.Source, err
 	if err != nil {
 		return nil, err
 	}
-	return &source{inner: inner, c: h.c, host: h.name, repository: repository}, nil
+	return &source{inner: inner, c: h.c, host: h.name, repository: repository, outage: h.outage}, nil
 }
 
 // Repositories lists what the place does; where it can't, won't or is away, those that something is recorded of. A catalog that is
 // refused is as good as none: the largest registries refuse theirs to everybody.
 func (h *host) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
+		known := h.known(after)
 		names := failed[string](offline("list the repositories of " + h.name))
-		if !h.c.offline {
+		switch {
+		case known != nil && h.outage.lasts():
+			names = known
+		case !h.c.offline:
 			names = h.Host.Repositories(ctx, after)
 		}
 		useless := func(err error) bool {
-			return errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) || away(ctx, err)
+			return errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) || h.outage.heard(ctx, err)
 		}
-		or(names, useless, h.known(after))(yield)
+		or(names, useless, known)(yield)
 	}
 }
 
 // known lists the repositories that something is recorded of; nil where there is none.
 func (h *host) known(after string) iter.Seq2[string, error] {
-	names := h.c.records.names(h.name)
+	var names []string
+	for _, name := range h.c.records.names(h.name) {
+		if name > after {
+			names = append(names, name)
+		}
+	}
 	if len(names) == 0 {
 		return nil
 	}
-	return func(yield func(string, error) bool) {
-		for _, name := range names {
-			if name > after && !yield(name, nil) {
+	return values(names)
+}
+
+// outageTime is how long a place that could not be asked is not asked again for what is recorded. A place that hangs would
+// otherwise make every single operation wait for its whole time.
+const outageTime = 30 * time.Second
+
+// outage remembers that a place was away.
+type outage struct {
+	mu    sync.Mutex
+	until time.Time
+}
+
+// lasts tells whether the place was away a moment ago.
+func (o *outage) lasts() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Now().Before(o.until)
+}
+
+// heard takes note of how a question ended, and tells whether the place was away.
+func (o *outage) heard(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	isAway := errors.Is(err, image.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.until = time.Time{}
+	if isAway {
+		o.until = time.Now().Add(outageTime)
+	}
+	return isAway
+}
+
+// isMissing tells the place's word that it has no such thing from the word that there is no such place: the network's names may
+// be what is missing.
+func isMissing(err error) bool {
+	return errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrUnavailable)
+}
+
+// values is a listing of what is at hand.
+func values[T any](items []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, item := range items {
+			if !yield(item, nil) {
 				return
 			}
 		}
 	}
-}
-
-// away tells errors of a place that can't be asked now from its answers, and from the caller's giving up.
-func away(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(err, image.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // failed is a listing that is one error.

@@ -3,12 +3,12 @@ package cache
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,6 +21,7 @@ type source struct {
 	inner            image.Source
 	c                *Cache
 	host, repository string
+	outage           *outage
 }
 
 func (s *source) key(kind, name string) key { return key{s.host, s.repository, kind, name} }
@@ -44,13 +45,16 @@ func (s *source) flight(op, ref string) string { return op + s.c.records.path(s.
 
 // what names an operation in an error.
 func (s *source) what(op, ref string) string {
-	return fmt.Sprintf("%s %s/%s %s", op, s.host, s.repository, ref)
+	return strings.TrimSpace(fmt.Sprintf("%s %s/%s %s", op, s.host, s.repository, ref))
 }
 
 // Resolve believes a digest's record for ever, a tag's for the time to live, and an older one if the place is away.
 func (s *source) Resolve(ctx context.Context, ref string) (image.Descriptor, error) {
 	rec, ok := s.known(ref)
 	if ok && s.fresh(ref, rec) {
+		return rec.Descriptor, nil
+	}
+	if ok && s.outage.lasts() && ctx.Err() == nil {
 		return rec.Descriptor, nil
 	}
 	if s.c.offline {
@@ -62,7 +66,7 @@ func (s *source) Resolve(ctx context.Context, ref string) (image.Descriptor, err
 		s.remember(ref, d, asked, err)
 		return d, err
 	})
-	if ok && away(ctx, err) {
+	if s.outage.heard(ctx, err) && ok {
 		return rec.Descriptor, nil
 	}
 	return d, err
@@ -82,7 +86,7 @@ func (s *source) remember(ref string, d image.Descriptor, asked time.Time, err e
 		if !isDigest(ref) {
 			s.save(d.Digest.String(), d, asked)
 		}
-	case errors.Is(err, image.ErrNotFound) && !isDigest(ref):
+	case isMissing(err) && !isDigest(ref):
 		s.c.records.remove(s.refKey(ref))
 	}
 }
@@ -120,6 +124,7 @@ func (s *source) Manifest(ctx context.Context, ref string) (image.Descriptor, []
 	m, err := share(ctx, s.c, s.flight("manifest", ref), func(ctx context.Context) (manifest, error) {
 		return s.fetchManifest(ctx, ref)
 	})
+	s.outage.heard(ctx, err)
 	return m.d, m.raw, err
 }
 
@@ -213,17 +218,20 @@ type section struct {
 func (s *source) Tags(ctx context.Context, after string) iter.Seq2[string, error] {
 	k := s.key("lists", "tags")
 	return func(yield func(string, error) bool) {
+		recorded := s.recordedTags(k, after)
 		var names iter.Seq2[string, error]
 		switch {
 		case s.c.offline:
 			names = failed[string](offline(s.what("list the tags of", "")))
+		case recorded != nil && s.outage.lasts():
+			names = recorded
 		case after == "":
 			names = tee(s.c.records, k, s.inner.Tags(ctx, after))
 		default:
 			names = s.inner.Tags(ctx, after)
 		}
-		for name, err := range or(names, s.away(ctx), s.recordedTags(k, after)) {
-			if errors.Is(err, image.ErrNotFound) {
+		for name, err := range or(names, s.away(ctx), recorded) {
+			if isMissing(err) {
 				s.c.records.remove(k)
 			}
 			if !yield(name, err) {
@@ -234,15 +242,21 @@ func (s *source) Tags(ctx context.Context, after string) iter.Seq2[string, error
 }
 
 func (s *source) away(ctx context.Context) func(error) bool {
-	return func(err error) bool { return away(ctx, err) }
+	return func(err error) bool { return s.outage.heard(ctx, err) }
 }
 
+// recordedTags are those of the last listing or, where there was none, those that were asked for one by one; nil for none at all.
 func (s *source) recordedTags(k key, after string) iter.Seq2[string, error] {
+	recorded := list[string](s.c.records, k)
 	if s.c.records.listed(k).IsZero() {
-		return nil
+		tags := s.c.records.names(s.host, s.repository, "tags")
+		if len(tags) == 0 {
+			return nil
+		}
+		recorded = values(tags)
 	}
 	return func(yield func(string, error) bool) {
-		for name, err := range list[string](s.c.records, k) {
+		for name, err := range recorded {
 			if (err != nil || name > after) && !yield(name, err) {
 				return
 			}
@@ -260,7 +274,7 @@ func (s *source) Referrers(ctx context.Context, d image.Descriptor, artifactType
 			recorded = list[image.Descriptor](s.c.records, k)
 		}
 		switch age := time.Since(asked); {
-		case recorded != nil && (s.c.offline || age >= 0 && age < s.c.ttl):
+		case recorded != nil && (s.c.offline || age >= 0 && age < s.c.ttl || s.outage.lasts()):
 			recorded(yield)
 		case s.c.offline:
 			failed[image.Descriptor](offline(s.what("list the referrers of", d.Digest.String())))(yield)

@@ -377,3 +377,37 @@ func firstErr[T any](items iter.Seq2[T, error]) error {
 	}
 	return errors.New("an empty listing")
 }
+
+// TestNoSuchHost: a name that the network does not know may be the network's fault, and takes nothing away that is known.
+func TestNoSuchHost(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: t.TempDir()})
+	p.tag("v1", `{}`)
+	src := decorated(t, c, p)
+	readManifest(t, src, "v1", `{}`)
+	p.fail(errors.Join(image.ErrNotFound, image.ErrUnavailable))
+	for range 3 {
+		readManifest(t, src, "v1", `{}`)
+	}
+	want(t, "tags that were asked for one by one", all(t, src.Tags(t.Context(), "")), []string{"v1"})
+}
+
+// TestOutage: a place that is away is not asked again and again for what is known. What is not known is asked for.
+func TestOutage(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: t.TempDir()})
+	p.tag("v1", `{}`)
+	src := decorated(t, c, p)
+	readManifest(t, src, "v1", `{}`)
+	p.fail(image.ErrUnavailable)
+	p.take()
+	for range 3 {
+		readManifest(t, src, "v1", `{}`)
+	}
+	if asked := p.take(); len(asked) != 1 {
+		t.Errorf("asked %v", asked)
+	}
+	p.fail(nil)
+	p.tag("v2", `{"v":2}`)
+	readManifest(t, src, "v2", `{"v":2}`)
+	p.tag("v1", `{"v":1}`)
+	readManifest(t, src, "v1", `{"v":1}`)
+}

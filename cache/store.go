@@ -30,6 +30,16 @@ func (s store) init() error {
 	return nil
 }
 
+// writable tells why nothing can be kept, if so.
+func (s store) writable() error {
+	for _, name := range []string{"blobs", "partial", "refs", "tmp"} {
+		if err := unix.Access(filepath.Join(s.dir, name), unix.W_OK|unix.X_OK); err != nil {
+			return &os.PathError{Op: "write to", Path: filepath.Join(s.dir, name), Err: err}
+		}
+	}
+	return nil
+}
+
 // blobPath is where content is once it matched dgst, which must be valid.
 func (s store) blobPath(dgst digest.Digest) string {
 	return filepath.Join(s.dir, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())

@@ -2,7 +2,9 @@ package fs
 
 import (
 	"context"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regfs/regfs/image"
@@ -12,13 +14,40 @@ import (
 // layout is the image as an OCI image layout.
 func (v *version) layout() child {
 	names := []string{v1.ImageLayoutFile, v1.ImageIndexFile, v1.ImageBlobsDir}
-	return v.dir(layoutName, anyOf(names, func(ctx context.Context) ([]child, error) {
-		files, err := v.ociFiles(ctx)
-		if err != nil {
-			return nil, err
+	return v.dir(layoutName, part{
+		func(name string) bool { return slices.Contains(names, name) },
+		v.repo.tree.nested(v.key+"/"+layoutName, "", v.layoutFiles),
+	})
+}
+
+// layoutFiles are the files of the layout.
+func (v *version) layoutFiles(ctx context.Context) ([]leaf, bool, error) {
+	files, err := v.ociFiles(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	keep, err := v.complete(ctx, files)
+	return v.leaves(layoutName, files), keep, err
+}
+
+// complete tells whether files have every entry of the index: what the repository lacks today it may have tomorrow.
+func (v *version) complete(ctx context.Context, files []layout.File) (bool, error) {
+	m, err := v.document(ctx, v.d)
+	if err != nil {
+		return false, err
+	}
+	there := map[digest.Digest]bool{}
+	for _, f := range files {
+		if f.Blob != nil {
+			there[f.Blob.Digest] = true
 		}
-		return v.repo.tree.nested(v.key+"/"+layoutName, "", v.leaves(layoutName, files)), nil
-	}))
+	}
+	for _, d := range m.Manifests {
+		if !there[d.Digest] {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (v *version) leaves(path string, files []layout.File) []leaf {

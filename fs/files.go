@@ -1,11 +1,15 @@
 package fs
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -33,7 +37,10 @@ func (m *made) Open(ctx context.Context) (image.Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	return memory(b), nil
+	if m.fixed {
+		return memory(b), nil
+	}
+	return &live{content: m.content, seen: b}, nil
 }
 
 // text is a fixed file of a few bytes.
@@ -61,6 +68,38 @@ func (m memory) Size() int64    { return int64(len(m)) }
 func (m memory) File() *os.File { return nil }
 func (m memory) Close() error   { return nil }
 
+// live is content as it was when it was opened. Where it has only grown since, a read at its end goes on, as tail -f wants.
+type live struct {
+	content func(ctx context.Context) ([]byte, error)
+	mu      sync.Mutex
+	seen    memory
+}
+
+func (l *live) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if off > 0 && off == l.seen.Size() {
+		b, err := l.content(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if bytes.HasPrefix(b, l.seen) {
+			l.seen = b
+		}
+	}
+	return l.seen.ReadAt(ctx, p, off)
+}
+
+func (l *live) Size() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen.Size()
+}
+
+func (l *live) Ready(context.Context, int64, int) (*os.File, error) { return nil, nil }
+func (l *live) File() *os.File                                      { return nil }
+func (l *live) Close() error                                        { return nil }
+
 // content is a file that shows a blob or a manifest of a repository, byte for byte.
 type content struct {
 	file
@@ -70,7 +109,7 @@ type content struct {
 }
 
 func (c *content) Attr(context.Context) (Attr, error) {
-	return Attr{Ino: c.ino, Size: c.d.Size, Fixed: true}, nil
+	return Attr{Ino: c.ino, Size: c.d.Size, Fixed: true, Shared: true}, nil
 }
 
 // Open counts as use of the repository by the process: a version it looks at stays while it reads.
@@ -117,7 +156,22 @@ func xattrNames(d image.Descriptor) []string {
 			all = append(all, name)
 		}
 	}
+	slices.Sort(all)
 	return all
+}
+
+// showable are the annotations that extended attributes can show, in all no more than one listing of them: whoever made the
+// manifest decides how many there are, and they stay in memory for as long as the kernel knows the file.
+func showable(annotations map[string]string) map[string]string {
+	room := maxXattrValue
+	shown := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		if room -= len(key) + len(annotations[key]); room < 0 {
+			break
+		}
+		shown[key] = annotations[key]
+	}
+	return shown
 }
 
 func xattr(d image.Descriptor, name string) (string, error) {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,9 +50,9 @@ func (v *version) blob(d image.Descriptor) child {
 			if err != nil {
 				return nil, err
 			}
-			sized := d
-			sized.Size = found.Size
-			return v.repo.content(sized), nil
+			sized := v.repo.content(d)
+			sized.d.Size = found.Size
+			return sized, nil
 		}
 	}
 	return c
@@ -64,10 +65,19 @@ func (v *version) createdBy(ctx context.Context, path string, i int) ([]child, e
 		return nil, err
 	}
 	history, err := v.history(ctx, m)
+	if isMissing(err) || errors.Is(err, image.ErrInvalid) {
+		return nil, nil // a config that tells nothing: its own file says why
+	}
 	if err != nil || i >= len(history) {
 		return nil, err
 	}
-	c := v.text(path+"/created_by", history[i]+"\n")
+	c := v.made(path+"/created_by", func(ctx context.Context) ([]byte, error) {
+		history, err := v.history(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		return []byte(history[i] + "\n"), nil
+	})
 	c.name = "created_by"
 	return []child{c}, nil
 }

@@ -81,6 +81,15 @@ func (n *namespace) special(ctx context.Context, name string) (Node, error) {
 	return newRepositoryLayout(r), nil
 }
 
+// path is where the folder stands below the mount.
+func (n *namespace) path() string {
+	parts := strings.Split(n.name, "/")
+	for i, p := range parts {
+		parts[i] = escape(p)
+	}
+	return n.registry + "/" + strings.Join(parts, "/")
+}
+
 func (n *namespace) repository(ctx context.Context) (*repository, error) {
 	name := n.name
 	if n.registry == "docker.io" && !strings.Contains(name, "/") {
@@ -90,7 +99,7 @@ func (n *namespace) repository(ctx context.Context) (*repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &repository{tree: n.tree, src: src, path: n.registry + "/" + n.name, name: n.registry + "/" + name}, nil
+	return &repository{tree: n.tree, src: src, path: n.path(), name: n.registry + "/" + name}, nil
 }
 
 // List shows the repositories below, and the folders of the one that stands here if there is one.
@@ -120,20 +129,19 @@ type namespaceList struct {
 	exists bool // there is a repository of this very name
 }
 
-// below shows the next components of the repositories that stand below. A registry without a catalog shows none, and any
-// path still works when named. It tells whether to go on.
+// below shows the next components of the repositories that stand below. Not all registries sort their catalog, so it goes to
+// the end of it. A registry without a catalog shows none, and any path still works when named. It tells whether to go on.
 func (l *namespaceList) below(ctx context.Context) bool {
+	first := true
 	for name, err := range l.host.Repositories(ctx, l.name[:max(0, len(l.name)-1)]) {
-		if errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied) {
+		if first && (errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied)) {
 			return true
 		}
 		if err != nil {
 			l.yield(Entry{}, err)
 			return false
 		}
-		if l.name != "" && name > l.name+"/" && !strings.HasPrefix(name, l.name+"/") {
-			return true // names come in order: none that follows stands below
-		}
+		first = false
 		if !l.show(name) {
 			return false
 		}
@@ -175,7 +183,7 @@ func (l *namespaceList) ask(ctx context.Context) error {
 
 // special shows the folders of the repository.
 func (l *namespaceList) special() {
-	path := l.registry + "/" + l.name
+	path := l.path()
 	for _, name := range []string{blobsName, digestsName, layoutName, tagsName} {
 		if !l.yield(Entry{name, l.tree.ino(path + "/" + name), true}, nil) {
 			return

@@ -37,6 +37,8 @@ type Attr struct {
 	Size int64
 	// Fixed: neither attributes nor content will ever change.
 	Fixed bool
+	// Shared: the same file shows under several names, as hard links do.
+	Shared bool
 	// Made: the content is made when the file is opened, and Size is only how long it was when asked.
 	Made bool
 	// Volatile: what a name in this folder means depends on who asks, and when.

@@ -30,6 +30,9 @@ type pin struct {
 	all  []layout.Root // what the repository's own layout holds, once asked for
 	open int
 	last time.Time
+	// nobody: who asks can't be told from others, in another pid namespace. Pins then last from when they were made,
+	// or everybody's asking would keep them for ever.
+	nobody bool
 }
 
 func newPins(idle time.Duration, now func() time.Time) *pins {
@@ -42,15 +45,22 @@ func (p *pins) touch(who process, repo string) *pin {
 	key := pinKey{who, repo}
 	e := p.m[key]
 	if e == nil || e.over(p.now(), p.idle) {
-		e = &pin{tags: map[string]image.Descriptor{}}
+		e = &pin{tags: map[string]image.Descriptor{}, nobody: who.isNobody(), last: p.now()}
 		p.m[key] = e
 	}
-	e.last = p.now()
+	e.used(p.now())
 	return e
 }
 
+// used tells that the process is not done.
+func (e *pin) used(now time.Time) {
+	if !e.nobody {
+		e.last = now
+	}
+}
+
 func (e *pin) over(now time.Time, idle time.Duration) bool {
-	return e.open == 0 && now.Sub(e.last) > idle
+	return (e.open == 0 || e.nobody) && now.Sub(e.last) > idle
 }
 
 // sweep forgets those who are done. The lock is held.
@@ -128,6 +138,6 @@ func (p *pins) hold(who process, repo string) (release func()) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		e.open--
-		e.last = p.now()
+		e.used(p.now())
 	}
 }

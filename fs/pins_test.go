@@ -66,6 +66,23 @@ func TestPins(t *testing.T) {
 	}
 }
 
+// TestPinsOfNobody: callers that the kernel can't tell apart must not keep a version alive for each other.
+func TestPinsOfNobody(t *testing.T) {
+	c := &clock{time.Unix(1e9, 0)}
+	p := newPins(time.Minute, c.now)
+	a, nobody := &answers{}, process{pid: "0"}
+	defer p.hold(nobody, "repo")()
+	for range 61 {
+		if d, _ := p.resolve(t.Context(), nobody, "repo", "v1", a.next); d.Size != 1 {
+			t.Fatalf("another version within the minute")
+		}
+		c.t = c.t.Add(time.Second)
+	}
+	if d, _ := p.resolve(t.Context(), nobody, "repo", "v1", a.next); d.Size != 2 {
+		t.Errorf("the version of a minute ago, although nobody stayed")
+	}
+}
+
 func TestPinsOfOneProcessAtOnce(t *testing.T) {
 	p := newPins(time.Minute, time.Now)
 	var mu sync.Mutex
@@ -190,9 +207,10 @@ func TestTitled(t *testing.T) {
 
 func TestNested(t *testing.T) {
 	tree := New(Options{})
-	leaves := sorted([]leaf{{path: "b/c/d"}, {path: "b"}, {path: "a-b"}, {path: "a/y"}, {path: "a/x"}, {path: "z"}})
+	all := sorted([]leaf{{path: "b/c/d"}, {path: "b"}, {path: "a-b"}, {path: "a/y"}, {path: "a/x"}, {path: "z"}})
+	from := func(context.Context) ([]leaf, bool, error) { return all, true, nil }
 	want := map[string]bool{"a": true, "a-b": false, "b": false, "z": false}
-	f := tree.folder("key", free(func() []child { return tree.nested("key", "", leaves) }))
+	f := tree.folder("key", part{func(string) bool { return true }, tree.nested("key", "", from)})
 	for e, err := range f.List(t.Context()) {
 		if isDir, ok := want[e.Name]; err != nil || !ok || isDir != e.Dir {
 			t.Errorf("%+v, %v", e, err)

@@ -32,7 +32,7 @@ type platformNode struct {
 
 func (n *platformNode) add(d image.Descriptor, path ...string) {
 	for _, name := range path {
-		if isName(name) {
+		if isName(name) && !isImageFile(name) {
 			n = n.child(name)
 		}
 	}

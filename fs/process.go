@@ -21,6 +21,9 @@ type process struct {
 	start string
 }
 
+// isNobody tells that the kernel could not say who asks: it has no number in the daemon's pid namespace.
+func (p process) isNobody() bool { return p.pid == "0" }
+
 // callerOf finds the process that a thread belongs to. Where /proc does not tell, the thread stands for it: what it is then
 // shown is still one version, but its threads may differ.
 func callerOf(ctx context.Context) process {

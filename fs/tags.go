@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,8 +24,12 @@ type repository struct {
 // content is a file of what a descriptor names. Its inode is the same wherever the repository's images name it alike, so that
 // the kernel caches it once.
 func (r *repository) content(d image.Descriptor) *content {
-	ino := r.tree.ino(r.path, d.Digest.String(), d.MediaType, fmt.Sprint(d.Annotations))
-	return &content{repo: r, d: d, ino: ino}
+	d = image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: showable(d.Annotations)}
+	parts := []string{r.path, d.Digest.String(), d.MediaType, fmt.Sprint(d.Size)}
+	for _, key := range slices.Sorted(maps.Keys(d.Annotations)) {
+		parts = append(parts, key, d.Annotations[key])
+	}
+	return &content{repo: r, d: d, ino: r.tree.ino(parts...)}
 }
 
 // rawIno is the inode of content that is named by digest alone.
@@ -48,7 +52,7 @@ func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
 		return nil, fmt.Errorf("tag %q: %w", name, image.ErrNotFound)
 	}
 	tag := newTag(t, name)
-	if listed, ok := t.repo.tree.known.peek(t.path); ok && listed.has(tag.attr.Ino, time.Now()) {
+	if listed, ok := t.repo.tree.known.peek(t.path); ok && listed.has(tag.attr.Ino) {
 		return tag, nil
 	}
 	if _, err := tag.resolve(ctx); err != nil {
@@ -61,8 +65,13 @@ func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
 func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		tree := t.repo.tree
-		listed := newNames(time.Now().Add(tree.pins.idle))
-		tree.known.put(t.path, listed, listed.cost())
+		// The listing before this one counts until this one is whole.
+		listed, now := newNames(tree.pins.idle), newNames(tree.pins.idle)
+		if before, ok := tree.known.peek(t.path); ok {
+			now = before
+		}
+		defer func() { tree.known.put(t.path, now, now.cost()) }()
+		tree.known.put(t.path, now, now.cost())
 		for name, err := range t.repo.src.Tags(ctx, "") {
 			if err != nil {
 				yield(Entry{}, err)
@@ -70,12 +79,12 @@ func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 			}
 			ino := tree.ino(t.path, name)
 			listed.add(ino)
+			now.add(ino)
 			if !yield(Entry{name, ino, true}, nil) {
 				return
 			}
 		}
-		listed.keep(time.Now().Add(tree.pins.idle))
-		tree.known.put(t.path, listed, listed.cost())
+		now = listed
 	}
 }
 
@@ -109,7 +118,7 @@ func (t *tag) Lookup(ctx context.Context, name string) (Node, error) {
 	if name == digestName {
 		return t.digest(), nil
 	}
-	if !slices.Contains(ownNames, name) && !slices.Contains(imageNames, name) {
+	if !isImageFile(name) {
 		return nil, fmt.Errorf("%q: %w", name, image.ErrNotFound)
 	}
 	v, err := t.resolve(ctx)
@@ -124,11 +133,20 @@ func (t *tag) List(ctx context.Context) iter.Seq2[Entry, error] {
 	if err != nil {
 		return failed(err)
 	}
-	return v.folder().List(ctx)
+	return func(yield func(Entry, error) bool) {
+		for e, err := range v.folder().List(ctx) {
+			if e.Name == digestName {
+				e.Ino = t.digest().ino
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
 }
 
 // digest is the one file here that is not pinned: who polls it sees the tag move.
-func (t *tag) digest() Node {
+func (t *tag) digest() *made {
 	return &made{ino: t.repo.tree.ino(t.path, digestName), content: func(ctx context.Context) ([]byte, error) {
 		d, err := t.repo.src.Resolve(ctx, t.name)
 		return []byte(d.Digest + "\n"), err

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -76,8 +77,8 @@ func (t *Tree) ino(parts ...string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(t.seed)
 	for _, p := range parts {
+		h.WriteString(strconv.Itoa(len(p)) + ":")
 		h.WriteString(p)
-		h.WriteByte(0)
 	}
 	// The first numbers are the kernel's and the root's, the last is go-fuse's.
 	return min(max(h.Sum64(), 1<<10), 1<<64-2)
@@ -134,7 +135,7 @@ func (r *root) List(context.Context) iter.Seq2[Entry, error] {
 			return
 		}
 		for _, name := range slices.Sorted(slices.Values(r.tree.o.Hosts())) {
-			if !yield(Entry{name, r.tree.ino(name), true}, nil) {
+			if !yield(Entry{name, r.tree.ino(name, ""), true}, nil) {
 				return
 			}
 		}

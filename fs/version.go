@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/regfs/regfs/image"
@@ -107,11 +108,16 @@ var (
 	imageNames = []string{"manifest.json", "config.json", "inspect.json", "layers", "files"}
 )
 
+// isImageFile tells whether an image folder could have a file of this name.
+func isImageFile(name string) bool {
+	return slices.Contains(ownNames, name) || slices.Contains(imageNames, name)
+}
+
 // ownFiles are those that the descriptor alone tells to be there.
 func (v *version) ownFiles(context.Context) ([]child, error) {
 	all := []child{v.text(digestName, v.d.Digest.String()+"\n"), v.referrers()}
 	if image.IsIndex(v.d.MediaType) {
-		all = append(all, v.content("index.json", v.d), v.dir("platforms", part{isFileName, v.platforms}))
+		all = append(all, v.content("index.json", v.d), v.dir("platforms", part{isFileName, whole(v.platforms)}))
 	}
 	if image.IsSchema1(v.d.MediaType) { // no layout can hold it
 		return all, nil
@@ -122,21 +128,18 @@ func (v *version) ownFiles(context.Context) ([]child, error) {
 // imageFiles are those of the mount's platform. There are none if the image is not made for it.
 func (v *version) imageFiles(ctx context.Context) ([]child, error) {
 	d, m, err := v.image(ctx)
-	if isMissing(err) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}
-	all := []child{v.content("manifest.json", d), v.dir("layers", part{isNumber, v.layers})}
+	all := []child{v.content("manifest.json", d), v.dir("layers", part{isNumber, whole(v.layers)})}
 	if m.Config != nil {
 		all = append(all, v.content("config.json", *m.Config))
 	}
 	if hasInspect(m) {
 		all = append(all, v.made("inspect.json", v.inspect))
 	}
-	if files := v.titledFiles(m); len(files) > 0 {
-		all = append(all, v.dir("files", free(func() []child { return v.repo.tree.nested(v.key+"/files", "", files) })))
+	if len(titled(m)) > 0 {
+		all = append(all, v.dir("files", part{func(string) bool { return true }, v.repo.tree.nested(v.key+"/files", "", v.titledFiles)}))
 	}
 	return all, nil
 }
@@ -155,11 +158,15 @@ func (v *version) config(ctx context.Context, m *image.Manifest) ([]byte, error)
 }
 
 // titledFiles are the files that an artifact's blobs are named as.
-func (v *version) titledFiles(m *image.Manifest) []leaf {
+func (v *version) titledFiles(ctx context.Context) ([]leaf, bool, error) {
+	_, m, err := v.image(ctx)
+	if err != nil {
+		return nil, false, err
+	}
 	var files []leaf
 	for name, d := range titled(m) {
 		c := v.content(name, d)
 		files = append(files, leaf{name, c.ino, c.node})
 	}
-	return sorted(files)
+	return sorted(files), true, nil
 }

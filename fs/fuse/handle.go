@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"iter"
 	"os"
 	"syscall"
 
@@ -113,18 +112,25 @@ func (h *handle) Release(context.Context) syscall.Errno {
 	return 0
 }
 
-// listing is an open folder: its entries are drawn from the tree as the kernel asks for them.
+// listing is an open folder: its entries are drawn from the tree beside the kernel's asking for them, a few ahead. An interrupt
+// ends the waiting and loses none.
 type listing struct {
-	n      *node
-	cancel context.CancelFunc
-	// pending are entries to give before those that next draws.
+	n       *node
+	cancel  context.CancelFunc
+	entries chan drawn
+	// pending are entries to give before those that come.
 	pending []fs.Entry
-	next    func() (fs.Entry, error, bool)
-	stop    func()
-	// request is the one whose interrupt ends the listing, as long as unwatch is not called.
-	request context.Context
-	unwatch func() bool
+	err     error // how the listing broke off
 }
+
+// drawn is an entry, or why there are no more.
+type drawn struct {
+	fs.Entry
+	err error
+}
+
+// ahead is how many entries are drawn before they are asked for.
+const ahead = 256
 
 var (
 	_ gofs.FileReaddirenter = (*listing)(nil)
@@ -136,38 +142,51 @@ var (
 // on for the end of the folder.
 func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	l := &listing{n: n}
-	if err := l.start(ctx); err != nil {
+	l.start(ctx)
+	first, ok, err := l.next(ctx)
+	if err != nil {
 		l.end()
 		return nil, 0, n.fail("list", "", err)
+	}
+	if ok {
+		l.pending = append(l.pending, first)
 	}
 	return l, 0, 0
 }
 
-// start begins the listing and draws its first entry. It goes on from request to request, so it lives in a context of its
-// own, for the same caller.
-func (l *listing) start(ctx context.Context) error {
+// start begins the listing. It goes on from request to request, so it lives in a context of its own, for the same caller.
+func (l *listing) start(ctx context.Context) {
 	own, cancel := context.WithCancel(detach(ctx))
-	l.cancel = cancel
-	l.watch(ctx)
-	l.next, l.stop = iter.Pull2(l.n.n.List(own))
+	l.cancel, l.entries, l.err = cancel, make(chan drawn, ahead), nil
+	go draw(own, l.n.n, l.entries)
 	self, above := l.n.dots()
 	l.pending = []fs.Entry{{Name: ".", Ino: self, Dir: true}, {Name: "..", Ino: above, Dir: true}}
-	first, err, ok := l.next()
-	if ok && err == nil {
-		l.pending = append(l.pending, first)
-	}
-	return err
 }
 
-// watch has an interrupt of the request that waits end the whole listing.
-func (l *listing) watch(ctx context.Context) {
-	if l.request == ctx {
-		return
+// draw lists a folder into a channel, until the end or the context's.
+func draw(ctx context.Context, n fs.Node, entries chan<- drawn) {
+	defer close(entries)
+	for e, err := range n.List(ctx) {
+		select {
+		case entries <- drawn{e, err}:
+		case <-ctx.Done():
+			return
+		}
 	}
-	if l.unwatch != nil {
-		l.unwatch()
+}
+
+// next waits for an entry. A listing that broke off stays so.
+func (l *listing) next(ctx context.Context) (fs.Entry, bool, error) {
+	if l.err != nil {
+		return fs.Entry{}, false, l.err
 	}
-	l.request, l.unwatch = ctx, context.AfterFunc(ctx, l.cancel)
+	select {
+	case d, ok := <-l.entries:
+		l.err = d.err
+		return d.Entry, ok, d.err
+	case <-ctx.Done():
+		return fs.Entry{}, false, context.Canceled
+	}
 }
 
 // dots are the inodes of a folder and the one above, which every listing has.
@@ -194,8 +213,7 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 		l.pending = l.pending[1:]
 		return dirEntry(e), 0
 	}
-	l.watch(ctx)
-	e, err, ok := l.next()
+	e, ok, err := l.next(ctx)
 	if err != nil {
 		return nil, midway(l.n.fail("list", "", err))
 	}
@@ -224,22 +242,20 @@ func midway(e syscall.Errno) syscall.Errno {
 // Seekdir goes to the entry after the first off: back to the start and forward again, as rewinddir(3) mostly wants.
 func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	l.end()
-	if err := l.start(ctx); err != nil {
-		return midway(l.n.fail("list", "", err))
-	}
+	l.start(ctx)
 	for range off {
-		if _, e := l.Readdirent(ctx); e != 0 {
-			return e
+		if e, errno := l.Readdirent(ctx); e == nil || errno != 0 {
+			return errno // who seeks past the end finds the end
 		}
 	}
 	return 0
 }
 
+// end stops the drawing and waits for its end.
 func (l *listing) end() {
-	l.unwatch()
-	l.request = nil
 	l.cancel()
-	l.stop()
+	for range l.entries {
+	}
 }
 
 func (l *listing) Releasedir(context.Context, uint32) { l.end() }

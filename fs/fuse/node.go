@@ -110,12 +110,16 @@ func keep(fixed bool) time.Duration {
 const blockSize = 256 << 10
 
 // fill writes attributes. All is readable and nothing can be written; times are 0, since a time that changed would make
-// rsync send all again.
+// rsync send all again. A folder has one link, which tells find and its like not to count subfolders by it; a shared file two,
+// whatever the number, so that du and tar take it once.
 func fill(out *fuse.Attr, a fs.Attr) {
 	out.Ino, out.Nlink, out.Size = a.Ino, 1, uint64(a.Size)
 	out.Mode = syscall.S_IFREG | 0o444
 	if a.Dir {
-		out.Mode, out.Nlink = syscall.S_IFDIR|0o555, 2
+		out.Mode = syscall.S_IFDIR | 0o555
+	}
+	if a.Shared {
+		out.Nlink = 2
 	}
 	out.Blksize, out.Blocks = blockSize, (out.Size+511)/512
 }
