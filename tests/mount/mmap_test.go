@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/random"
@@ -17,18 +19,38 @@ import (
 	"github.com/regfs/regfs/tests/registries"
 )
 
-// mapped is set, to a path, in a process that has to map the file there and print its digest.
-const mapped = "REGFS_TEST_MAPPED"
+// Set to a path, these make this program one that maps the file there and prints its digest, or lists the folder there and prints
+// how many entries it has.
+const (
+	mapped = "REGFS_TEST_MAPPED"
+	listed = "REGFS_TEST_LISTED"
+)
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(mapped); path != "" {
-		if err := printMapped(path); err != nil {
+	for variable, fn := range map[string]func(string) error{mapped: printMapped, listed: printListed} {
+		path := os.Getenv(variable)
+		if path == "" {
+			continue
+		}
+		if err := fn(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+func printListed(path string) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+	// A listing can't begin while signals come faster than its first page.
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	entries, err := dir.ReadDir(-1)
+	fmt.Println(len(entries))
+	return err
 }
 
 func printMapped(path string) error {
