@@ -92,7 +92,7 @@ func TestNames(t *testing.T) {
 		"quay.io": true, "localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "registry:5000": true, "[::1]:5000": true,
 		"xn--bcher-kva.example": true, "a.b-c.d": true, "EXAMPLE.com": true,
 		"": false, ".git": false, ".Trash-1000": false, "registry": false, "a..b": false, "a.": false, "-a.b": false, "a_b.c": false,
-		"a.b:": false, "a.b:x": false, "a.b:123456": false, "a.b/c": false, "a b.c": false, "@usb": false, strings.Repeat("a.", 128) + "b": false,
+		"a.b:": false, "a.b:x": false, "a.b:123456": false, "a.b:65536": false, "a.b:0": false, "a.b:65535": true, "a.b/c": false, "a b.c": false, "@usb": false, strings.Repeat("a.", 128) + "b": false,
 	} {
 		if ValidHost(name) != want {
 			t.Errorf("host %q: %v", name, !want)

@@ -1,6 +1,10 @@
 package image
 
-import "regexp"
+import (
+	"net"
+	"regexp"
+	"strconv"
+)
 
 // The grammars of the distribution-spec ("Pulling manifests"), and of host names as image names have them. A host needs a dot
 // or a port, or to be localhost, to be told from the first component of a repository.
@@ -16,7 +20,17 @@ var (
 const maxName = 255
 
 // ValidHost tells whether a registry could go by this name: host or host:port.
-func ValidHost(name string) bool { return len(name) <= maxName && hostName.MatchString(name) }
+func ValidHost(name string) bool {
+	if len(name) > maxName || !hostName.MatchString(name) {
+		return false
+	}
+	_, port, err := net.SplitHostPort(name)
+	if err != nil {
+		return true // there is none
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
 
 // ValidRepository tells whether a registry could have a repository of this name.
 func ValidRepository(name string) bool { return len(name) <= maxName && names.MatchString(name) }

@@ -54,11 +54,11 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 
 	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	f.Func("platform", "show multi-platform images for this `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
-	f.StringArrayVar(&c.insecure, "insecure", nil, "use plain HTTP or unverified TLS for this registry, a `host`[:port] (repeatable)")
+	f.Func("insecure", "use plain HTTP or unverified TLS for this registry, a `host`[:port] (repeatable)", c.addInsecure)
 	f.DurationVar(&c.timeout, "timeout", time.Minute, "give up on a registry that moves no byte for this long")
 
 	f.StringVar(&c.logFile, "log-file", "", "log to this `file`, in the background (default "+helpPlace(logPlace)+"/MOUNTPOINT.log)")
-	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "the least `level` to log: debug, info, warn or error")
+	f.Func("log-level", "the least `level` to log: debug, info, warn or error (default info)", c.setLogLevel)
 }
 
 // setOptions takes the value of one -o. What has a flag of its own here sets that; all else goes to the mount as it is.
@@ -95,6 +95,22 @@ func parseSize(s string) (int64, error) {
 	return size, nil
 }
 
+// addInsecure takes one registry, in the form that names of registries are compared in.
+func (c *config) addInsecure(host string) error {
+	if !image.ValidHost(host) {
+		return fmt.Errorf("%q is no registry's name, such as registry.example.com or localhost:5000", host)
+	}
+	c.insecure = append(c.insecure, strings.ToLower(host))
+	return nil
+}
+
+func (c *config) setLogLevel(name string) error {
+	if err := c.logLevel.UnmarshalText([]byte(name)); err != nil {
+		return fmt.Errorf("%q is none of debug, info, warn and error", name)
+	}
+	return nil
+}
+
 func (c *config) setPlatform(s string) error {
 	p, err := image.ParsePlatform(s)
 	c.platform = p
@@ -121,9 +137,13 @@ func (c *config) finish(mountpoint string) error {
 	if err := c.place(&c.logFile, "--log-file", logPlace); err != nil {
 		return err
 	}
-	if isDefault {
-		c.logFile = filepath.Join(c.logFile, unit.UnitNamePathEscape(c.mountpoint)+".log")
+	if !isDefault {
+		return nil
 	}
+	if err := os.MkdirAll(c.logFile, 0o755); err != nil {
+		return fmt.Errorf("log file: %w: choose another with --log-file", err)
+	}
+	c.logFile = filepath.Join(c.logFile, unit.UnitNamePathEscape(c.mountpoint)+".log")
 	return nil
 }
 

@@ -45,12 +45,12 @@ func TestFlags(t *testing.T) {
 		t.Errorf("without flags: %v %s", err, diff)
 	}
 	got, err = parse("-o", "ro,allow_other,noatime", "-o", "max_read=65536", "--platform=linux/arm/v7", "--insecure=a:1",
-		"--insecure", "b", "--cache-size=1M", "--tag-ttl=0", "--timeout", "5s", "--offline", "--log-level", "debug", "-f",
+		"--insecure", "B.example", "--cache-size=1M", "--tag-ttl=0", "--timeout", "5s", "--offline", "--log-level", "debug", "-f",
 		"--cache-dir=c", "--log-file=l")
 	want = config{
 		foreground: true, readOnly: true, allowOther: true, options: []string{"noatime", "max_read=65536"},
 		cacheDir: "c", cacheSize: 1 << 20, timeout: 5 * time.Second, platform: image.Platform{OS: "linux", Architecture: "arm", Variant: "v7"},
-		offline: true, insecure: []string{"a:1", "b"}, logFile: "l", logLevel: slog.LevelDebug,
+		offline: true, insecure: []string{"a:1", "b.example"}, logFile: "l", logLevel: slog.LevelDebug,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" || err != nil {
 		t.Errorf("with all flags: %v %s", err, diff)

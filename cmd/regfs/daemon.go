@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -67,9 +66,6 @@ func execDaemon(log, starter *os.File) error {
 
 // openLog opens a log to append to: several daemons may, and whoever truncates it loses nothing that comes after.
 func openLog(name string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return nil, fmt.Errorf("log file: %w: choose another with --log-file", err)
-	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("log file: %w: choose another with --log-file", err)

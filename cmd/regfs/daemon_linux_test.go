@@ -24,7 +24,6 @@ func TestEndsOfAMount(t *testing.T) {
 		"fusermount3":  func(s *sandbox, _ int) error { return exec.Command("fusermount3", "-u", s.mnt).Run() },
 		"SIGTERM":      func(_ *sandbox, pid int) error { return syscall.Kill(pid, syscall.SIGTERM) },
 		"SIGINT":       func(_ *sandbox, pid int) error { return syscall.Kill(pid, syscall.SIGINT) },
-		"SIGHUP":       func(_ *sandbox, pid int) error { return syscall.Kill(pid, syscall.SIGHUP) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
@@ -49,6 +48,34 @@ func TestEndsOfAMount(t *testing.T) {
 			s.must("mount", s.mnt)
 			s.must("umount", s.mnt)
 		})
+	}
+}
+
+// TestLogRotation: SIGHUP opens the log anew, and the mount stays.
+func TestLogRotation(t *testing.T) {
+	needFUSE(t)
+	s := newSandbox(t)
+	s.must("mount", s.mnt)
+	pid := s.pid(s.mnt)
+	if err := os.Rename(s.dir+"/log", s.dir+"/log.1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(s.dir + "/log"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("there is no new log")
+		}
+	}
+	s.wantMounted(s.mnt, fsType)
+	s.must("umount", s.mnt)
+	s.waitGone(pid)
+	if log, err := os.ReadFile(s.dir + "/log"); err != nil || !bytes.HasSuffix(log, []byte("msg=unmounted\n")) {
+		t.Errorf("%v, and the new log says:\n%s", err, log)
 	}
 }
 
@@ -183,8 +210,10 @@ func TestReasonsNotToMount(t *testing.T) {
 		{"mount file/below: not a directory", "file/below"},
 		{"mount loop: too many levels of symbolic links", "loop"},
 		{"is inside the mount: choose another with --cache-dir", "--cache-dir=mnt/cache mnt"},
-		{"log file: mkdir " + file + ": not a directory: choose another with --log-file", "--log-file=file/log mnt"},
+		{"log file: open " + file + "/log: not a directory: choose another with --log-file", "--log-file=file/log mnt"},
 		{"cache", "--cache-dir=file mnt"},
+		{"mount /proc: the system needs what is there", "/proc"},
+		{"mount /: the system needs what is there", "/"},
 		{"flux_capacitor", "-o flux_capacitor mnt"},
 	} {
 		s.wantError(test.words, append([]string{"mount"}, strings.Fields(test.args)...)...)

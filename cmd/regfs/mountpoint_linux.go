@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,6 +71,9 @@ func mountAt(path string) (string, error) {
 
 // prepare clears away what a crash left at the mountpoint, and finds out by name what would keep a mount from working.
 func prepare(c *config) error {
+	if slices.Contains([]string{"/", "/dev", "/proc", "/sys"}, c.mountpoint) {
+		return errors.New("the system needs what is there: choose another folder")
+	}
 	if err := clearDead(c.mountpoint); err != nil {
 		return err
 	}

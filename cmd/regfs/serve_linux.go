@@ -40,7 +40,13 @@ func serve(c *config, starter *starter) error {
 	tree := newTree(c, store, client, controlFiles(c, store, counts))
 	defer tree.Close()
 	// From here on a signal does not kill, and leave a dead mount: it ends the serving, or the mount as soon as it is there.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if starter.connected() {
+		defer reopenLog(c.logFile, log)()
+	} else {
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	server, err := attach(c, tree, log)
 	if err != nil {
@@ -54,6 +60,35 @@ func serve(c *config, starter *starter) error {
 	}
 	notify(log, daemon.SdNotifyReady)
 	return untilDone(ctx, stop, c, server, log)
+}
+
+// reopenLog has SIGHUP open the log file anew, as logrotate(8) wants it, until stop is called.
+func reopenLog(name string, log *slog.Logger) (stop func()) {
+	hangups, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		defer close(done)
+		for range hangups {
+			if err := redirect(name); err != nil {
+				log.Warn("the log goes on where it was", "error", err)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-done
+	}
+}
+
+// redirect makes a log file the standard output and error.
+func redirect(name string) error {
+	f, err := openLog(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(unix.Dup3(int(f.Fd()), 1, 0), unix.Dup3(int(f.Fd()), 2, 0))
 }
 
 // newTree wires registries through the cache into the tree.

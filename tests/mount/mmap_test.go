@@ -43,7 +43,6 @@ func TestMain(m *testing.M) {
 
 func printListed(path string) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
-	// A listing can't begin while signals come faster than its first page.
 	dir, err := os.Open(path)
 	if err != nil {
 		return err
