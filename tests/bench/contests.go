@@ -106,6 +106,11 @@ func (b *bench) cached() contest {
 		name: "copy of the image, cached", goal: 1.1, bytes: b.size, end: func() { b.unmount(d) },
 		contestants: []contestant{
 			{"cp -r tags/v1/oci-layout", copyOf(d, b.layoutAt(d))}, {"cp -r of a local copy", copyOf(nil, b.local)},
+			{"cp -r --reflink=never of a local copy", func() sample {
+				return b.scratch(func(dir string) sample {
+					return b.measure(nil, b.command("cp", "-r", "--reflink=never", b.local, filepath.Join(dir, "out")))
+				})
+			}},
 		},
 	}
 }

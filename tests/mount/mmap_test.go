@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 
 func printListed(path string) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+	fmt.Println("ready")
 	dir, err := os.Open(path)
 	if err != nil {
 		return err

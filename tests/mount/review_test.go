@@ -3,7 +3,7 @@
 package mount_test
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
 	"errors"
 	"io"
@@ -85,21 +85,30 @@ func TestInterruptedListing(t *testing.T) {
 	r := slowTags(t, 10, 50*time.Millisecond, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"tags":[]}`) })
 	m := mounted.New(t, mounted.Options{})
 	dir := m.At(r.Host, "team/app/tags")
-	// Go's ReadDir begins again where a signal interrupted it.
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), listed+"="+dir)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	defer cmd.Wait()
+	out := bufio.NewReader(pipe)
+	if line, err := out.ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	counted := make(chan string, 1)
+	go func() {
+		line, _ := out.ReadString('\n')
+		counted <- strings.TrimSpace(line)
+	}()
 	for {
 		select {
-		case err := <-done:
-			if got := strings.TrimSpace(out.String()); err != nil || got != "1000" {
-				t.Errorf("%v: listed %s of 1000 tags", err, got)
+		case got := <-counted:
+			if got != "1000" {
+				t.Errorf("listed %q of 1000 tags", got)
 			}
 			return
 		case <-time.After(10 * time.Millisecond):

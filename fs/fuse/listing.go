@@ -1,0 +1,181 @@
+//go:build linux || freebsd || darwin
+
+package fuse
+
+import (
+	"context"
+	"syscall"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/fs"
+)
+
+// listing is an open folder: its entries are drawn from the tree beside the kernel's asking for them, a few ahead. An interrupt
+// ends the waiting and loses none.
+type listing struct {
+	n       *node
+	cancel  context.CancelFunc
+	batches chan []drawn
+	// pending are entries to give before those that come.
+	pending []drawn
+	err     error // how the listing broke off
+}
+
+// drawn is an entry, or why there are no more.
+type drawn struct {
+	fs.Entry
+	err error
+}
+
+// ahead is how many entries are drawn at the most before they are asked for.
+const ahead = 1024
+
+var (
+	_ gofs.FileReaddirenter = (*listing)(nil)
+	_ gofs.FileSeekdirer    = (*listing)(nil)
+	_ gofs.FileReleasedirer = (*listing)(nil)
+)
+
+// OpendirHandle begins the listing, so that a folder that can't be listed can't be opened: the C library takes ENOENT later
+// on for the end of the folder.
+func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	l := &listing{n: n}
+	l.start(ctx)
+	if err := l.wait(ctx); err != nil {
+		l.end()
+		return nil, 0, n.fail("list", "", err)
+	}
+	l.pending = append(n.dots(), l.pending...)
+	return l, 0, 0
+}
+
+// start begins the listing. It goes on from request to request, so it lives in a context of its own, for the same caller.
+func (l *listing) start(ctx context.Context) {
+	own, cancel := context.WithCancel(detach(ctx))
+	l.cancel, l.batches, l.pending, l.err = cancel, make(chan []drawn), nil, nil
+	go draw(own, l.n.n, l.batches)
+}
+
+// draw lists a folder into a channel, until the end or the context's. Who waits gets what there is; else it gathers.
+func draw(ctx context.Context, n fs.Node, batches chan<- []drawn) {
+	defer close(batches)
+	var batch []drawn
+	for e, err := range n.List(ctx) {
+		batch = append(batch, drawn{e, err})
+		select {
+		case batches <- batch:
+			batch = nil
+		default:
+		}
+		if len(batch) < ahead {
+			continue
+		}
+		if !hand(ctx, batches, batch) {
+			return
+		}
+		batch = nil
+	}
+	if len(batch) > 0 {
+		hand(ctx, batches, batch)
+	}
+}
+
+// hand waits until somebody takes the batch.
+func hand(ctx context.Context, batches chan<- []drawn, batch []drawn) bool {
+	select {
+	case batches <- batch:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// wait waits until entries are pending, or the listing is at its end. One that broke off stays so.
+func (l *listing) wait(ctx context.Context) error {
+	for len(l.pending) == 0 && l.err == nil {
+		select {
+		case batch, ok := <-l.batches:
+			if !ok {
+				return nil
+			}
+			l.pending = batch
+		case <-ctx.Done():
+			return context.Canceled
+		}
+	}
+	if l.err == nil && l.pending[0].err != nil {
+		l.err = l.pending[0].err
+	}
+	return l.err
+}
+
+// dots are the two entries that every folder has beside its own: itself, and the one above.
+func (n *node) dots() []drawn {
+	self := n.StableAttr().Ino
+	above := self
+	if _, parent := n.Parent(); parent != nil {
+		above = parent.StableAttr().Ino
+	}
+	return []drawn{{fs.Entry{Name: ".", Ino: self, Dir: true}, nil}, {fs.Entry{Name: "..", Ino: above, Dir: true}, nil}}
+}
+
+// detach keeps of a request's context who asked. go-fuse uses the rest again for other requests.
+func detach(ctx context.Context) context.Context {
+	if c, ok := fuse.FromContext(ctx); ok {
+		return fs.WithCaller(context.Background(), c.Pid)
+	}
+	return context.Background()
+}
+
+// Readdirent is the next entry.
+func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
+	if err := l.wait(ctx); err != nil {
+		return nil, midway(l.n.fail("list", "", err))
+	}
+	if len(l.pending) == 0 {
+		return nil, 0
+	}
+	e := l.pending[0]
+	l.pending = l.pending[1:]
+	return dirEntry(e.Entry), 0
+}
+
+func dirEntry(e fs.Entry) *fuse.DirEntry {
+	mode := uint32(syscall.S_IFREG)
+	if e.Dir {
+		mode = syscall.S_IFDIR
+	}
+	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: mode}
+}
+
+// midway is the errno of a listing that breaks off, which must not look like its end.
+func midway(e syscall.Errno) syscall.Errno {
+	if e == syscall.ENOENT {
+		return syscall.EIO
+	}
+	return e
+}
+
+// Seekdir goes to the entry after the first off: back to the start and forward again, as rewinddir(3) mostly wants.
+func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
+	l.end()
+	l.start(ctx)
+	l.pending = l.n.dots()
+	for range off {
+		if e, errno := l.Readdirent(ctx); e == nil || errno != 0 {
+			return errno // who seeks past the end finds the end
+		}
+	}
+	return 0
+}
+
+// end stops the drawing and waits for its end.
+func (l *listing) end() {
+	l.cancel()
+	for range l.batches {
+	}
+}
+
+func (l *listing) Releasedir(context.Context, uint32) { l.end() }
