@@ -9,7 +9,7 @@ import (
 
 // How much is received, hashed and written at a time if that much is there, in bytes, and in how many buffers.
 const (
-	chunk   = 256 << 10
+	chunk   = 512 << 10
 	buffers = 4
 )
 
