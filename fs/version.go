@@ -81,7 +81,7 @@ func (v *version) image(ctx context.Context) (image.Descriptor, *image.Manifest,
 	return d, m, err
 }
 
-// file and folder children of a version.
+// text is a fixed file of a few bytes in the version's folder. As content, made and dir do, it names its inode by its path there.
 func (v *version) text(name, content string) child {
 	f := v.repo.tree.text(v.key+"/"+name, content)
 	return child{name: name, ino: f.ino, node: func(context.Context) (Node, error) { return f, nil }}
