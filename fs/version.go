@@ -81,7 +81,8 @@ func (v *version) image(ctx context.Context) (image.Descriptor, *image.Manifest,
 	return d, m, err
 }
 
-// text is a fixed file of a few bytes in the version's folder. As content, made and dir do, it names its inode by its path there.
+// text is a fixed file of a few bytes at a path in the version's folder, and made one whose content is worked out; content is what
+// a descriptor names, and dir a folder.
 func (v *version) text(name, content string) child {
 	f := v.repo.tree.text(v.key+"/"+name, content)
 	return child{name: name, ino: f.ino, node: func(context.Context) (Node, error) { return f, nil }}
