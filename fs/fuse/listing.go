@@ -21,6 +21,9 @@ type listing struct {
 	// pending are entries to give before those that come.
 	pending []drawn
 	err     error // how the listing broke off
+	// request is the one that is being answered, and given whether it got entries.
+	request context.Context
+	given   bool
 }
 
 // drawn is an entry, or why there are no more.
@@ -129,17 +132,31 @@ func detach(ctx context.Context) context.Context {
 	return context.Background()
 }
 
-// Readdirent is the next entry.
+// next is the next entry, if there is one.
+func (l *listing) next(ctx context.Context) (e fs.Entry, ok bool, err error) {
+	if err := l.wait(ctx); err != nil || len(l.pending) == 0 {
+		return fs.Entry{}, false, err
+	}
+	e = l.pending[0].Entry
+	l.pending = l.pending[1:]
+	return e, true, nil
+}
+
+// Readdirent is the next entry. An error waits for the next request, if this one has entries already: go-fuse would remember
+// it beyond that, and lose an entry for it later.
 func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
-	if err := l.wait(ctx); err != nil {
+	if l.request != ctx {
+		l.request, l.given = ctx, false
+	}
+	e, ok, err := l.next(ctx)
+	if err != nil && !l.given {
 		return nil, midway(l.n.fail("list", "", err))
 	}
-	if len(l.pending) == 0 {
+	if !ok {
 		return nil, 0
 	}
-	e := l.pending[0]
-	l.pending = l.pending[1:]
-	return dirEntry(e.Entry), 0
+	l.given = true
+	return dirEntry(e), 0
 }
 
 func dirEntry(e fs.Entry) *fuse.DirEntry {
@@ -164,8 +181,12 @@ func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	l.start(ctx)
 	l.pending = l.n.dots()
 	for range off {
-		if e, errno := l.Readdirent(ctx); e == nil || errno != 0 {
-			return errno // who seeks past the end finds the end
+		_, ok, err := l.next(ctx)
+		if err != nil {
+			return midway(l.n.fail("list", "", err))
+		}
+		if !ok {
+			return 0 // who seeks past the end finds the end
 		}
 	}
 	return 0

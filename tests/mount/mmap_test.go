@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"golang.org/x/sys/unix"
@@ -41,14 +43,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// printListed lists in a thread that is sent a signal every few milliseconds, so that each of its waits is interrupted.
 func printListed(path string) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
-	fmt.Println("ready")
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	entries, err := dir.ReadDir(-1)
+	runtime.LockOSThread()
+	tid := unix.Gettid()
+	go func() {
+		for range time.Tick(3 * time.Millisecond) {
+			unix.Tgkill(os.Getpid(), tid, syscall.SIGUSR1)
+		}
+	}()
+	entries, err := os.ReadDir(path)
 	fmt.Println(len(entries))
 	return err
 }
