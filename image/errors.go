@@ -17,6 +17,12 @@ var (
 	ErrInvalid = errors.New("invalid content")
 	// ErrUntrusted: a policy refuses the image.
 	ErrUntrusted = errors.New("not trusted")
+	// ErrRefused: the place looked at what it was sent and refuses it: a media type, a manifest, a name it does not take.
+	ErrRefused = errors.New("refused")
+	// ErrTooLarge: the place takes nothing that large.
+	ErrTooLarge = errors.New("too large")
+	// ErrQuota: the place has no room left for this user.
+	ErrQuota = errors.New("quota exceeded")
 	// ErrUnavailable: the place could not be asked, or gave no verdict: no network, no such host, a server's failure.
 	// What is known of it from before may be used instead.
 	ErrUnavailable = errors.New("unavailable")

@@ -34,6 +34,9 @@ type Host interface {
 	Repositories(ctx context.Context, after string) iter.Seq2[string, error]
 	// Source opens one repository for reading. It sends nothing: a repository that does not exist is found out by use.
 	Source(ctx context.Context, repository string) (Source, error)
+	// Sink opens one repository for writing. It sends nothing, and makes nothing: a repository comes to be by what is pushed.
+	// ErrUnsupported where nothing can be written.
+	Sink(ctx context.Context, repository string) (Sink, error)
 	io.Closer
 }
 

@@ -7,6 +7,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -79,6 +80,11 @@ func (h *host) Source(_ context.Context, repository string) (image.Source, error
 			kinds: []error{image.ErrNotFound}}
 	}
 	return &source{client: h.client, host: h.name, repository: repository}, nil
+}
+
+// Sink is not there yet.
+func (h *host) Sink(context.Context, string) (image.Sink, error) {
+	return nil, fmt.Errorf("write to %s: %w", h.name, image.ErrUnsupported)
 }
 
 // Close does nothing: connections are the Client's.
