@@ -40,8 +40,10 @@ type filling struct {
 	c   *Cache
 	src image.Source
 
+	d image.Descriptor
+
 	mu     sync.Mutex
-	fill   *fill
+	fill   *fill // nil until the first read
 	former *fill // the one that failed before: a read may still be using its file
 	served bool  // bytes of fill were given to the reader
 	closed bool
@@ -79,7 +81,10 @@ func (b *filling) Ready(ctx context.Context, off int64, n int) (*os.File, error)
 // await waits for all bytes below end.
 func (b *filling) await(ctx context.Context, end int64) (*os.File, error) {
 	for {
-		f := b.current()
+		f, err := b.begin()
+		if err != nil {
+			return nil, err
+		}
 		file, err := f.await(ctx, end)
 		if err == nil {
 			b.mu.Lock()
@@ -111,22 +116,40 @@ func (b *filling) turn(failed *fill) bool {
 	return true
 }
 
-func (b *filling) current() *fill {
+// begin has the transfer going, if it is not.
+func (b *filling) begin() (*fill, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fill
+	if b.fill != nil {
+		return b.fill, nil
+	}
+	if b.closed {
+		return nil, os.ErrClosed
+	}
+	f, err := b.c.join(b.src, b.d)
+	b.fill = f
+	return f, err
 }
 
-func (b *filling) Size() int64 { return b.current().d.Size }
+func (b *filling) Size() int64 { return b.d.Size }
 
-func (b *filling) File() *os.File { return b.current().whole() }
+func (b *filling) File() *os.File {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fill == nil {
+		return nil
+	}
+	return b.fill.whole()
+}
 
 func (b *filling) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
 		b.closed = true
-		b.fill.leave()
+		if b.fill != nil {
+			b.fill.leave()
+		}
 		if b.former != nil {
 			b.former.leave()
 		}

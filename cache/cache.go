@@ -145,7 +145,8 @@ func (c *Cache) spawn(fn func()) error {
 	return nil
 }
 
-// Open implements image.Blobs. It waits for nothing but for src.Stat, where d does not say its size, and for manifests: that src
+// Open implements image.Blobs. Nothing is fetched before the first read: a copy by reference opens a blob and reads none of it.
+// It waits for nothing but for src.Stat, where d does not say its size, and for manifests: that src
 // does not have d is found out by reading. src may be a Source of this cache or any other, of a type that == works for, as pointers are.
 func (c *Cache) Open(ctx context.Context, src image.Source, d image.Descriptor) (image.Blob, error) {
 	if err := d.Digest.Validate(); err != nil {
@@ -170,11 +171,7 @@ func (c *Cache) Open(ctx context.Context, src image.Source, d image.Descriptor) 
 	if c.offline {
 		return nil, offline("open blob " + d.Digest.String())
 	}
-	f, err := c.join(src, d)
-	if err != nil {
-		return nil, err
-	}
-	return &filling{c: c, src: src, fill: f}, nil
+	return &filling{c: c, src: src, d: d}, nil
 }
 
 // sized is d with its size. Offline, only the store can tell it.

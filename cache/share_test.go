@@ -195,6 +195,7 @@ func TestCachesShareOneFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
+	go first.ReadAt(t.Context(), make([]byte, 1), 0) // a transfer begins with the first read
 	bad := random(2, len(content))
 	send.Write(bad[:1000])
 	first.ReadAt(t.Context(), make([]byte, 1000), 0)

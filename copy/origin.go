@@ -44,9 +44,10 @@ func Stream(src image.Source, at image.Repository, d image.Descriptor) image.Con
 	return content
 }
 
-// openAt reads d from off on, where src can't start there by reading all before it.
+// openAt reads d from off on, where src can't start there by reading all before it. It asks for a range even of the whole: who
+// pushes verifies what comes, and a range is not kept in a cache on its way.
 func openAt(ctx context.Context, src image.Source, d image.Descriptor, off int64) (io.ReadCloser, error) {
-	if off > 0 && d.Size >= off {
+	if d.Size >= off {
 		r, err := src.FetchRange(ctx, d, off, d.Size-off)
 		if !errors.Is(err, image.ErrUnsupported) {
 			return r, err

@@ -1,0 +1,297 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/regfs/regfs/copy"
+	"github.com/regfs/regfs/image"
+)
+
+// settling says who has the staging looked at.
+type settling int
+
+const (
+	settleQuietly settling = iota // who wrote another file than index.json
+	settleIndex                   // who wrote index.json
+	settleAll                     // who wants to know whether all is pushed
+)
+
+// absence is how long the repository is believed not to have a blob.
+const absence = 10 * time.Second
+
+// Fsync pushes what is whole, and fails if something is not.
+func (l *Staging) Fsync(ctx context.Context, v View) error {
+	l.mu.Lock()
+	clear(l.absent)
+	l.wants = nil
+	l.mu.Unlock()
+	return l.settle(ctx, v, settleAll)
+}
+
+// settle pushes the image if all of it is here or there. One does that at a time.
+func (l *Staging) settle(ctx context.Context, v View, who settling) error {
+	select {
+	case l.pushing <- struct{}{}:
+		defer func() { <-l.pushing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p, err := l.plan(ctx, v)
+	var index *indexError
+	switch {
+	case err != nil:
+		l.failed(err)
+		if errors.As(err, &index) && who == settleQuietly {
+			return nil
+		}
+		return fmt.Errorf("push %s: %w", l.site, err)
+	case p == nil:
+		return l.unfinished(ctx, v, who)
+	}
+	defer p.release()
+	return l.carryOut(ctx, p, who)
+}
+
+// unfinished is what becomes of a staging without an index.json: over a published image it asks for nothing.
+func (l *Staging) unfinished(ctx context.Context, v View, who settling) error {
+	l.lacks(nil, "index.json is missing, or lists nothing yet")
+	if who != settleAll {
+		return nil
+	}
+	l.mu.Lock()
+	idle := len(l.names) == 0 || l.report.state == Pushed
+	l.mu.Unlock()
+	if _, err := v.Now(ctx, l.site.Tag); err == nil && l.site.Tag != "" || l.site.Tag == "" || idle {
+		return nil
+	}
+	return fmt.Errorf("push %s: index.json is missing, or lists nothing yet: %w", l.site, image.ErrNotFound)
+}
+
+func (l *Staging) carryOut(ctx context.Context, p *plan, who settling) error {
+	if len(p.missing) > 0 {
+		l.lacks(p.missing, "")
+		if who == settleAll {
+			return fmt.Errorf("push %s: %w", l.site, p.need())
+		}
+		return nil
+	}
+	if len(p.images)+len(p.current)+len(p.extras) == 0 {
+		l.lacks(nil, "index.json lists no image for it yet")
+		if who == settleAll && p.loose {
+			return fmt.Errorf("push %s: index.json lists no image for it yet: %w", l.site, image.ErrNotFound)
+		}
+		return nil
+	}
+	if err := l.push(ctx, p); err != nil {
+		l.failed(err)
+		l.mu.Lock()
+		l.wants = nil
+		clear(l.there) // the registry may have lost what was known to be there
+		l.mu.Unlock()
+		return fmt.Errorf("push %s: %w", l.site, err)
+	}
+	l.done(p)
+	return nil
+}
+
+// push copies the images and what refers to them; the tags come last.
+func (l *Staging) push(ctx context.Context, p *plan) error {
+	if len(p.images)+len(p.extras) == 0 {
+		return nil
+	}
+	l.pushes(p)
+	sink, err := l.sink(ctx)
+	if err != nil {
+		return err
+	}
+	to := &beside{sink, l}
+	for _, d := range p.extras {
+		if err := copy.Run(ctx, to, p, d, copy.Options{Events: l.told}); err != nil {
+			return err
+		}
+	}
+	for _, d := range p.images {
+		if err := copy.Run(ctx, to, p, d.Descriptor, copy.Options{Tags: []string{d.tag}, Events: l.told}); err != nil {
+			return err
+		}
+		p.view.Saw(d.tag, d.Descriptor)
+	}
+	return nil
+}
+
+func (l *Staging) sink(ctx context.Context) (image.Sink, error) {
+	host, err := l.store.o.Host(l.site.Host)
+	if err != nil {
+		return nil, err
+	}
+	return host.Sink(ctx, l.site.Name)
+}
+
+// beside is a Sink that knows of the uploads that are under way.
+type beside struct {
+	image.Sink
+	l *Staging
+}
+
+func (b *beside) Push(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
+	if how, ok, err := b.l.await(ctx, d.Digest); ok || err != nil {
+		return how, err
+	}
+	how, err := b.Sink.Push(ctx, d, content)
+	if err == nil {
+		b.l.mu.Lock()
+		b.l.there[d.Digest] = true
+		b.l.mu.Unlock()
+	}
+	return how, err
+}
+
+// Tag goes through to its end once it was begun: nobody could tell what an interrupted one did.
+func (b *beside) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return b.Sink.Tag(context.WithoutCancel(ctx), d, raw, tag)
+}
+
+// Manifest implements copy.Origin.
+func (p *plan) Manifest(ctx context.Context, d image.Descriptor) ([]byte, error) {
+	if h := p.held[d.Digest]; h != nil {
+		return h.bytes(ctx)
+	}
+	_, raw, err := p.src.Manifest(ctx, d.Digest.String())
+	return raw, err
+}
+
+// Content implements copy.Origin. What is not staged is there, as far as is known.
+func (p *plan) Content(_ context.Context, d image.Descriptor) (image.Content, error) {
+	if h := p.held[d.Digest]; h != nil {
+		return h.content, nil
+	}
+	if len(d.URLs) > 0 && !p.l.known(d.Digest) {
+		return image.Content{}, fmt.Errorf("%s: %w", d.Digest, image.ErrNotFound)
+	}
+	return image.Content{Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return nil, fmt.Errorf("%s is not in the repository any more: write it, too: %w", d.Digest, image.ErrNotFound)
+	}}, nil
+}
+
+// acted tells whether that very index.json was acted upon: what it says must not be done a second time, when others may have
+// moved the tag since.
+func (l *Staging) acted(f *File, version uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lastIndex == f && l.lastVersion == version
+}
+
+func (l *Staging) known(dgst digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.there[dgst]
+}
+
+// isThere tells whether the repository has a blob or manifest. Either answer is remembered, or every file that is written would
+// cost a request for every one that is not yet.
+func (l *Staging) isThere(ctx context.Context, src image.Source, dgst digest.Digest) (bool, error) {
+	l.mu.Lock()
+	there, since := l.there[dgst], l.absent[dgst]
+	l.mu.Unlock()
+	if there || time.Since(since) < absence {
+		return there, nil
+	}
+	_, err := src.Stat(ctx, dgst)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.there[dgst] = true
+	case isMissing(err):
+		l.absent[dgst] = time.Now()
+	default:
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// done lets go of what was pushed. What was merely looked at stays, and index.json too if it lists what is not understood.
+func (l *Staging) done(p *plan) {
+	for dgst, h := range p.held {
+		if h != nil && p.reached[dgst] {
+			l.letGo(h.file, h.at, h.version)
+		}
+	}
+	for _, dgst := range p.lists {
+		if h := p.held[dgst]; h != nil && !p.loose {
+			l.letGo(h.file, h.at, h.version)
+		}
+	}
+	l.pushed(p)
+	if p.loose {
+		l.drain()
+		return
+	}
+	l.letGo(p.index, v1.ImageIndexFile, p.version)
+	if e, ok := l.Lookup(v1.ImageLayoutFile); ok && e.File != nil {
+		e.File.io.RLock()
+		version := e.File.version
+		e.File.io.RUnlock()
+		l.letGo(e.File, v1.ImageLayoutFile, version)
+	}
+	l.drain()
+}
+
+// letGo drops a file that is published now, unless it has changed since; at once, or when it is not open any more.
+func (l *Staging) letGo(f *File, at string, version uint64) {
+	f.io.RLock()
+	defer f.io.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.names[at]; f.version == version && n != nil && n.file == f {
+		f.settled = version
+	}
+}
+
+// drain drops what was let go and is not open, and ends the staging if nothing else is in it.
+func (l *Staging) drain() {
+	l.mu.Lock()
+	var files []*File
+	for at, n := range l.names {
+		if n.file != nil && n.file.settled != 0 && n.file.handles == 0 && l.drop(at, false) == nil {
+			files = append(files, n.file)
+		}
+	}
+	empty := l.report.state == Pushed && l.onlyFolders()
+	l.mu.Unlock()
+	for _, f := range files {
+		f.unlinked()
+	}
+	if empty {
+		l.end()
+	}
+}
+
+// onlyFolders tells whether there is nothing but the folders of every layout, and what was hidden of the image before.
+func (l *Staging) onlyFolders() bool {
+	for at, n := range l.names {
+		if n.kind == Regular || n.kind == Folder && at != Top && at != "." && at != v1.ImageBlobsDir && !isAlgorithm(at) {
+			return false
+		}
+	}
+	return true
+}
+
+func isAlgorithm(at string) bool {
+	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		if at == v1.ImageBlobsDir+"/"+alg.String() {
+			return true
+		}
+	}
+	return false
+}
