@@ -15,6 +15,8 @@ const controlName = ".regfs"
 func (t *Tree) control() Node {
 	return t.folder(controlName, free(func() []child {
 		all := []child{t.controlFile("errors.log", t.log.bytes)}
+		p := t.pushes("")
+		all = append(all, child{name: pushesName, ino: p.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return p, nil }})
 		for name, content := range t.o.Control {
 			all = append(all, t.controlFile(name, content))
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 )
 
@@ -53,7 +54,7 @@ func newBlobs(r *repository, path string, list func(context.Context) ([]image.De
 func (b *blobs) Lookup(_ context.Context, name string) (Node, error) {
 	if alg := digest.Algorithm(name); alg.Available() {
 		path := b.path + "/" + name
-		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Dir: true}}, b.repo, alg, b.list}, nil
+		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Dir: true, Volatile: b.list == nil}}, b.repo, alg, b.list}, nil
 	}
 	return nil, fmt.Errorf("digest algorithm %q: %w", name, image.ErrNotFound)
 }
@@ -77,11 +78,39 @@ func (a *algorithm) Lookup(ctx context.Context, name string) (Node, error) {
 	if dgst.Validate() != nil {
 		return nil, fmt.Errorf("blob %q: %w", name, image.ErrNotFound)
 	}
+	if a.list == nil {
+		if e, ok := a.put().entry(ctx, name); ok {
+			return a.put().show(e, name)
+		}
+	}
 	d, err := a.repo.src.Stat(ctx, dgst)
 	if err != nil {
 		return nil, err
 	}
 	return &content{repo: a.repo, d: d, ino: a.repo.rawIno(dgst)}, nil
+}
+
+// put is the folder of the blobs that are being written one by one.
+func (a *algorithm) put() *siteDir {
+	none := func(context.Context) (Node, error) { return nil, image.ErrNotFound }
+	s := &site{a.repo, stage.Site{Repository: a.repo.at, Tag: stage.Blobs}, a.repo.path + "/" + stage.Blobs, none}
+	return s.folder(blobsName + "/" + a.alg.String())
+}
+
+// Create makes a file that is pushed as a blob when its content matches its name.
+func (a *algorithm) Create(ctx context.Context, name string, mode uint32) (Node, File, error) {
+	if a.list != nil || digest.NewDigestFromEncoded(a.alg, name).Validate() != nil {
+		return nil, nil, ErrFixed
+	}
+	return a.put().Create(ctx, name, mode)
+}
+
+// Unlink takes back a blob that is not pushed yet.
+func (a *algorithm) Unlink(ctx context.Context, name string) error {
+	if _, ok := a.put().entry(ctx, name); !ok || a.list != nil {
+		return ErrFixed
+	}
+	return a.put().Unlink(ctx, name)
 }
 
 func (a *algorithm) List(ctx context.Context) iter.Seq2[Entry, error] {

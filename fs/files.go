@@ -20,7 +20,7 @@ import (
 type made struct {
 	file
 	ino     uint64
-	fixed   bool
+	steady  bool // the content never changes
 	content func(ctx context.Context) ([]byte, error)
 }
 
@@ -29,7 +29,7 @@ func (m *made) Attr(ctx context.Context) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	return Attr{Ino: m.ino, Size: int64(len(b)), Fixed: m.fixed, Made: !m.fixed}, nil
+	return Attr{Ino: m.ino, Size: int64(len(b)), Fixed: m.steady, Made: !m.steady}, nil
 }
 
 func (m *made) Open(ctx context.Context) (image.Blob, error) {
@@ -37,7 +37,7 @@ func (m *made) Open(ctx context.Context) (image.Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.fixed {
+	if m.steady {
 		return memory(b), nil
 	}
 	return &live{content: m.content, seen: b}, nil
@@ -45,7 +45,7 @@ func (m *made) Open(ctx context.Context) (image.Blob, error) {
 
 // text is a fixed file of a few bytes.
 func (t *Tree) text(key, content string) *made {
-	return &made{ino: t.ino(key), fixed: true, content: func(context.Context) ([]byte, error) { return []byte(content), nil }}
+	return &made{ino: t.ino(key), steady: true, content: func(context.Context) ([]byte, error) { return []byte(content), nil }}
 }
 
 // memory is content that is all there.
@@ -120,6 +120,9 @@ func (c *content) Open(ctx context.Context) (image.Blob, error) {
 	}
 	return &held{b, c.repo.tree.pins.hold(callerOf(ctx), c.repo.path)}, nil
 }
+
+// Origin implements Node.
+func (c *content) Origin() (image.Repository, image.Descriptor, bool) { return c.repo.at, c.d, true }
 
 func (c *content) XattrNames() []string { return xattrNames(c.d) }
 

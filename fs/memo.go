@@ -66,6 +66,15 @@ func (m *memo[K, V]) put(key K, v V, cost int) {
 	}
 }
 
+// remove forgets a value.
+func (m *memo[K, V]) remove(key K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e, ok := m.items[key]; ok {
+		m.drop(e)
+	}
+}
+
 func (m *memo[K, V]) drop(e *list.Element) {
 	item := m.order.Remove(e).(*memoItem[K, V])
 	delete(m.items, item.key)

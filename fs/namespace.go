@@ -78,7 +78,7 @@ func (n *namespace) special(ctx context.Context, name string) (Node, error) {
 	case blobsName:
 		return newBlobs(r, r.path+"/"+blobsName, nil), nil
 	}
-	return newRepositoryLayout(r), nil
+	return newRepositorySite(r).folder("."), nil
 }
 
 // path is where the folder stands below the mount.
@@ -99,7 +99,8 @@ func (n *namespace) repository(ctx context.Context) (*repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &repository{tree: n.tree, src: src, path: n.path(), name: n.registry + "/" + name}, nil
+	at := image.Repository{Host: n.registry, Name: name}
+	return &repository{tree: n.tree, host: n.host, src: src, at: at, path: n.path(), name: at.String()}, nil
 }
 
 // List shows the repositories below, and the folders of the one that stands here if there is one.

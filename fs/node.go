@@ -6,13 +6,15 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/regfs/regfs/image"
 )
 
-// Node is one file or folder. It is immutable, and safe for concurrent use.
+// Node is one file or folder. It is safe for concurrent use. What can be changed about what it shows is not in the Node but in
+// what stands behind it: the registry and the staging.
 //
-// Errors are those of package image. ErrNotFound is no such file.
+// Errors are those of package image, and plain errnos. ErrNotFound is no such file.
 type Node interface {
 	// Attr says what stat(2) wants to know. It sends a request only where nothing else can tell a size.
 	Attr(ctx context.Context) (Attr, error)
@@ -26,6 +28,29 @@ type Node interface {
 	XattrNames() []string
 	// Xattr is the value of one of them, or ErrNotFound.
 	Xattr(ctx context.Context, name string) (string, error)
+
+	// Mkdir makes a folder in a folder.
+	Mkdir(ctx context.Context, name string) (Node, error)
+	// Create makes an empty file in a folder, and opens it.
+	Create(ctx context.Context, name string, mode uint32) (Node, File, error)
+	// Symlink makes a name in a folder one for what target names.
+	Symlink(ctx context.Context, target, name string) (Node, error)
+	// Unlink removes a file from a folder, Rmdir an empty folder.
+	Unlink(ctx context.Context, name string) error
+	Rmdir(ctx context.Context, name string) error
+	// Rename moves a name of this folder into another one. Where exclusive, nothing is replaced.
+	Rename(ctx context.Context, name string, to Node, newName string, exclusive bool) error
+	// Fsync fails if something written below a folder is not where it should be yet.
+	Fsync(ctx context.Context) error
+	// OpenWrite opens a file for writing, and reading.
+	OpenWrite(ctx context.Context) (File, error)
+	// SetAttr changes what stat(2) tells.
+	SetAttr(ctx context.Context, c Change) error
+	// SetXattr sets an extended attribute: with create there must be none yet, with replace there must be one.
+	SetXattr(ctx context.Context, name string, value []byte, create, replace bool) error
+	RemoveXattr(ctx context.Context, name string) error
+	// Origin is the repository that a file's content is from, and what it is there, so that it can be copied by reference.
+	Origin() (from image.Repository, d image.Descriptor, ok bool)
 }
 
 // Attr is what a Node is.
@@ -41,6 +66,15 @@ type Attr struct {
 	Shared bool
 	// Made: the content is made when the file is opened, and Size is only how long it was when asked.
 	Made bool
+	// Mode are the permissions, 0 for those of what can only be read.
+	Mode uint32
+	// Owned: UID and GID say whose it is. Else it is whose the mount is.
+	Owned    bool
+	UID, GID uint32
+	// Atime and Mtime are zero for what has no times.
+	Atime, Mtime time.Time
+	// Link: it is a symbolic link.
+	Link bool
 	// Volatile: what a name in this folder means depends on who asks, and when.
 	Volatile bool
 }
@@ -62,6 +96,7 @@ func (noXattrs) Xattr(context.Context, string) (string, error) { return "", imag
 // dir is a folder's share of being a Node.
 type dir struct {
 	noXattrs
+	fixed
 	attr Attr
 }
 
@@ -72,7 +107,10 @@ func (d dir) Open(context.Context) (image.Blob, error) {
 }
 
 // file is a file's share of being a Node.
-type file struct{ noXattrs }
+type file struct {
+	noXattrs
+	fixed
+}
 
 func (file) Lookup(context.Context, string) (Node, error) {
 	return nil, fmt.Errorf("look up a name in a file: %w", image.ErrUnsupported)

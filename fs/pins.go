@@ -141,3 +141,24 @@ func (p *pins) hold(who process, repo string) (release func()) {
 		e.used(p.now())
 	}
 }
+
+// move makes a tag name something else for a process that has looked at it, or that has done something with it.
+func (p *pins) move(who process, repo, tag string, d image.Descriptor) {
+	if who == (process{}) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.touch(who, repo)
+	e.tags[tag], e.all = d, nil
+}
+
+// forget makes a process look at a tag anew.
+func (p *pins) forget(who process, repo, tag string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.m[pinKey{who, repo}]; e != nil {
+		delete(e.tags, tag)
+		e.all = nil
+	}
+}

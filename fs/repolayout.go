@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout"
 )
@@ -20,6 +21,12 @@ type repositoryLayout struct {
 	dir
 	repo *repository
 	path string
+}
+
+// newRepositorySite is the layout as it can be written to.
+func newRepositorySite(r *repository) *site {
+	l := newRepositoryLayout(r)
+	return &site{r, stage.Site{Repository: r.at}, l.path, func(context.Context) (Node, error) { return l, nil }}
 }
 
 func newRepositoryLayout(r *repository) *repositoryLayout {

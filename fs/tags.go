@@ -10,13 +10,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 )
 
 // repository is what all nodes of one repository share.
 type repository struct {
 	tree *Tree
+	host image.Host
 	src  image.Source
+	at   image.Repository
 	// path is the folder below the mount, name the full name of the repository: they differ for docker.io/alpine.
 	path, name string
 }
@@ -44,7 +47,7 @@ type tags struct {
 
 func newTags(r *repository) *tags {
 	path := r.path + "/" + tagsName
-	return &tags{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true, Volatile: true}}, r, path}
+	return &tags{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true, Volatile: true, Mode: 0o755}}, r, path}
 }
 
 func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
@@ -52,7 +55,7 @@ func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
 		return nil, fmt.Errorf("tag %q: %w", name, image.ErrNotFound)
 	}
 	tag := newTag(t, name)
-	if listed, ok := t.repo.tree.known.peek(t.path); ok && listed.has(tag.attr.Ino) {
+	if listed, ok := t.repo.tree.known.peek(t.path); ok && listed.has(tag.attr.Ino) || tag.site.staging() != nil {
 		return tag, nil
 	}
 	if _, err := tag.resolve(ctx); err != nil {
@@ -72,7 +75,11 @@ func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 		}
 		defer func() { tree.known.put(t.path, now, now.cost()) }()
 		tree.known.put(t.path, now, now.cost())
+		staged := t.staged()
 		for name, err := range t.repo.src.Tags(ctx, "") {
+			if len(staged) > 0 && isMissing(err) { // the repository comes to be with the first push
+				break
+			}
 			if err != nil {
 				yield(Entry{}, err)
 				return
@@ -80,12 +87,32 @@ func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 			ino := tree.ino(t.path, name)
 			listed.add(ino)
 			now.add(ino)
+			delete(staged, name)
 			if !yield(Entry{name, ino, true}, nil) {
+				return
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(staged)) {
+			if !yield(Entry{name, tree.ino(t.path, name), true}, nil) {
 				return
 			}
 		}
 		now = listed
 	}
+}
+
+// staged are the tags that something is written for.
+func (t *tags) staged() map[string]bool {
+	all := map[string]bool{}
+	if t.repo.tree.o.Stage == nil {
+		return all
+	}
+	for _, name := range t.repo.tree.o.Stage.Sites(t.repo.at) {
+		if image.ValidTag(name) {
+			all[name] = true
+		}
+	}
+	return all
 }
 
 // tag is an image folder by tag. What it shows inside is the version that its process is pinned to.
@@ -94,11 +121,14 @@ type tag struct {
 	repo *repository
 	name string
 	path string
+	site *site
 }
 
 func newTag(t *tags, name string) *tag {
-	attr := Attr{Ino: t.repo.tree.ino(t.path, name), Dir: true, Volatile: true}
-	return &tag{dir{attr: attr}, t.repo, name, t.path + "/" + name}
+	attr := Attr{Ino: t.repo.tree.ino(t.path, name), Dir: true, Volatile: true, Mode: 0o755}
+	tag := &tag{dir: dir{attr: attr}, repo: t.repo, name: name, path: t.path + "/" + name}
+	tag.site = &site{t.repo, stage.Site{Repository: t.repo.at, Tag: name}, tag.path + "/" + layoutName, tag.layout}
+	return tag
 }
 
 // resolve is what the tag is for the process that asks. A first look reads the manifest, not only its digest: that is what is
@@ -112,37 +142,6 @@ func (t *tag) resolve(ctx context.Context) (*version, error) {
 		return nil, err
 	}
 	return newVersion(t.repo, d, t.name, t.path), nil
-}
-
-func (t *tag) Lookup(ctx context.Context, name string) (Node, error) {
-	if name == digestName {
-		return t.digest(), nil
-	}
-	if !isImageFile(name) {
-		return nil, fmt.Errorf("%q: %w", name, image.ErrNotFound)
-	}
-	v, err := t.resolve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return v.folder().Lookup(ctx, name)
-}
-
-func (t *tag) List(ctx context.Context) iter.Seq2[Entry, error] {
-	v, err := t.resolve(ctx)
-	if err != nil {
-		return failed(err)
-	}
-	return func(yield func(Entry, error) bool) {
-		for e, err := range v.folder().List(ctx) {
-			if e.Name == digestName {
-				e.Ino = t.digest().ino
-			}
-			if !yield(e, err) {
-				return
-			}
-		}
-	}
 }
 
 // digest is the one file here that is not pinned: who polls it sees the tag move.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 )
 
@@ -27,6 +28,10 @@ type Options struct {
 	// TagTTL is how long a process may leave a tag's folder alone before it may see another version there. It is at least
 	// five seconds, whatever is said here, or a copy could mix two versions.
 	TagTTL time.Duration
+	// Stage is where what is written stays until it is pushed; nil for a tree that can only be read.
+	Stage *stage.Store
+	// AllowDelete lets tags and manifests be deleted.
+	AllowDelete bool
 	// Control are files of .regfs/, by name, each made anew at every open.
 	Control map[string]func() []byte
 }
@@ -40,6 +45,10 @@ type Tree struct {
 	lists *memo[string, []child]
 	known *memo[string, *names]
 	log   *errorLog
+
+	writers  *writers
+	intents  *intents
+	refusals *refusals
 
 	mu    sync.Mutex
 	hosts map[string]image.Host
@@ -63,6 +72,8 @@ func New(o Options) *Tree {
 		lists: newMemo[string, []child](listsMemory),
 		known: newMemo[string, *names](knownMemory),
 		log:   &errorLog{},
+
+		writers: newWriters(), intents: newIntents(), refusals: newRefusals(),
 		hosts: map[string]image.Host{},
 	}
 }

@@ -94,7 +94,7 @@ func (v *version) content(name string, d image.Descriptor) child {
 }
 
 func (v *version) made(name string, content func(context.Context) ([]byte, error)) child {
-	f := &made{ino: v.repo.tree.ino(v.key + "/" + name), fixed: true, content: content}
+	f := &made{ino: v.repo.tree.ino(v.key + "/" + name), steady: true, content: content}
 	return child{name: name, ino: f.ino, node: func(context.Context) (Node, error) { return f, nil }}
 }
 

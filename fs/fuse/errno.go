@@ -5,6 +5,7 @@ package fuse
 import (
 	"context"
 	"errors"
+	"os"
 	"syscall"
 
 	"github.com/regfs/regfs/image"
@@ -22,9 +23,21 @@ var errnos = []struct {
 	{image.ErrDenied, syscall.EACCES},
 	{image.ErrUntrusted, syscall.EACCES},
 	{image.ErrUnsupported, syscall.ENOTSUP},
+	{image.ErrRefused, syscall.EINVAL},
+	{image.ErrTooLarge, syscall.EFBIG},
+	{image.ErrQuota, syscall.EDQUOT},
+	{os.ErrExist, syscall.EEXIST},
 	{syscall.ENOSPC, syscall.ENOSPC},
 	{syscall.EDQUOT, syscall.EDQUOT},
 	{syscall.EROFS, syscall.EROFS},
+	{syscall.EPERM, syscall.EPERM},
+	{syscall.ENOTEMPTY, syscall.ENOTEMPTY},
+	{syscall.EISDIR, syscall.EISDIR},
+	{syscall.ENOTDIR, syscall.ENOTDIR},
+	{syscall.EXDEV, syscall.EXDEV},
+	{syscall.ESTALE, syscall.ESTALE},
+	{syscall.EFBIG, syscall.EFBIG},
+	{syscall.EINVAL, syscall.EINVAL},
 }
 
 // errno is what a system call reports for err.

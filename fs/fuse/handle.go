@@ -32,7 +32,7 @@ var (
 
 func (n *node) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
-		return nil, 0, syscall.EROFS
+		return n.openWrite(ctx)
 	}
 	attr, err := n.n.Attr(caller(ctx))
 	if err != nil {

@@ -23,6 +23,8 @@ type Options struct {
 	AllowOther bool
 	// Options are those of mount(8)'s -o, such as "noatime" or "noexec,max_read=65536". What fuse(4) does not know, the kernel refuses.
 	Options []string
+	// ReadOnly has the kernel refuse all writing with EROFS.
+	ReadOnly bool
 	// Log gets one line for every operation that failed otherwise than by a missing name or an interrupt.
 	Log *slog.Logger
 }
@@ -37,9 +39,9 @@ type Server struct {
 const maxRequest = 512 << 10
 
 // Mount mounts the tree at a folder, and returns when the kernel answers. Root mounts by itself, anybody else through
-// fusermount3. Until there is anything to write, the mount is read-only.
+// fusermount3.
 func Mount(tree *fs.Tree, mountpoint string, o Options) (*Server, error) {
-	m := &mount{tree: tree, log: o.Log}
+	m := &mount{tree: tree, log: o.Log, readOnly: o.ReadOnly}
 	server, err := gofs.Mount(mountpoint, &node{n: tree.Root(), m: m}, m.options(o))
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
@@ -55,7 +57,10 @@ func (s *Server) Unmount() error { return s.server.Unmount() }
 
 // options of the mount. go-fuse's own timeouts stay 0, since it puts them in the place of an entry's 0.
 func (m *mount) options(o Options) *gofs.Options {
-	opts := append([]string{"ro"}, split(o.Options)...)
+	opts := split(o.Options)
+	if o.ReadOnly {
+		opts = append(opts, "ro")
+	}
 	isRoot := os.Geteuid() == 0
 	mo := fuse.MountOptions{
 		AllowOther:         o.AllowOther || slices.Contains(opts, "allow_other"),

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +28,8 @@ const forever = 365 * 24 * time.Hour
 type mount struct {
 	tree *fs.Tree
 	log  *slog.Logger
+	// readOnly: the kernel lets nobody write.
+	readOnly bool
 }
 
 // node is an inode that shows a Node of the tree.
@@ -64,12 +68,21 @@ func caller(ctx context.Context) context.Context {
 // missing; but a registry that is missing is, since it may be the network that is.
 func (n *node) fail(operation, name string, err error) syscall.Errno {
 	e := errno(err)
-	if e != 0 && e != syscall.EINTR && (e != syscall.ENOENT || errors.Is(err, image.ErrUnavailable)) {
-		path := filepath.Join("/", n.Path(nil), name)
-		n.m.tree.Report(operation, path, err)
-		n.m.log.Error(operation, "path", path, "error", err)
+	if e != 0 && (!slices.Contains(ordinary, e) || errors.Is(err, image.ErrUnavailable)) {
+		n.report(operation, name, err)
 	}
 	return e
+}
+
+// ordinary are answers that everybody gets who asks for what is not there, or is in the way.
+var ordinary = []syscall.Errno{
+	syscall.EINTR, syscall.ENOENT, syscall.EEXIST, syscall.ENOTEMPTY, syscall.EISDIR, syscall.ENOTDIR, syscall.EXDEV, syscall.ESTALE,
+}
+
+func (n *node) report(operation, name string, err error) {
+	path := filepath.Join("/", n.Path(nil), name)
+	n.m.tree.Report(operation, path, err)
+	n.m.log.Error(operation, "path", path, "error", err)
 }
 
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
@@ -109,19 +122,38 @@ func keep(fixed bool) time.Duration {
 // written.
 const blockSize = 256 << 10
 
-// fill writes attributes. All is readable and nothing can be written; times are 0, since a time that changed would make
-// rsync send all again. A folder has one link, which tells find and its like not to count subfolders by it; a shared file two,
-// whatever the number, so that du and tar take it once.
+// fill writes attributes. All is readable; what can't be written to says so. Times are 0 but for what is staged, since a time that
+// changed would make rsync send all again. A folder has one link, which tells find and its like not to count subfolders by it; a shared
+// file two, whatever the number, so that du and tar take it once.
 func fill(out *fuse.Attr, a fs.Attr) {
 	out.Ino, out.Nlink, out.Size = a.Ino, 1, uint64(a.Size)
 	out.Mode = syscall.S_IFREG | 0o444
-	if a.Dir {
+	switch {
+	case a.Dir:
 		out.Mode = syscall.S_IFDIR | 0o555
+	case a.Link:
+		out.Mode = syscall.S_IFLNK | 0o777
+	}
+	if a.Mode != 0 {
+		out.Mode = out.Mode&syscall.S_IFMT | a.Mode&0o7777
 	}
 	if a.Shared {
 		out.Nlink = 2
 	}
+	out.Uid, out.Gid = uint32(os.Getuid()), uint32(os.Getgid())
+	if a.Owned {
+		out.Uid, out.Gid = a.UID, a.GID
+	}
+	setTime(&out.Atime, &out.Atimensec, a.Atime)
+	setTime(&out.Mtime, &out.Mtimensec, a.Mtime)
+	setTime(&out.Ctime, &out.Ctimensec, a.Mtime)
 	out.Blksize, out.Blocks = blockSize, (out.Size+511)/512
+}
+
+func setTime(sec *uint64, nsec *uint32, t time.Time) {
+	if !t.IsZero() {
+		*sec, *nsec = uint64(t.Unix()), uint32(t.Nanosecond())
+	}
 }
 
 func (n *node) Getattr(ctx context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
@@ -134,8 +166,16 @@ func (n *node) Getattr(ctx context.Context, _ gofs.FileHandle, out *fuse.AttrOut
 	return 0
 }
 
-// Access lets everyone read, who was let into the mount. Writing is refused by the kernel, which knows the mount as read-only.
-func (n *node) Access(context.Context, uint32) syscall.Errno { return 0 }
+// Access lets everyone read, who was let into the mount, and those write who may.
+func (n *node) Access(ctx context.Context, mask uint32) syscall.Errno {
+	if mask&accessWrite != 0 && !mayWrite(ctx) {
+		return syscall.EACCES
+	}
+	return 0
+}
+
+// accessWrite is access(2)'s W_OK.
+const accessWrite = 2
 
 // Statfs answers without numbers of blocks: nobody knows how large all registries are.
 func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
@@ -150,7 +190,7 @@ const noAttr = syscall.Errno(fuse.ENOATTR)
 const xattrPrefix = "user.oci."
 
 func (n *node) Getxattr(ctx context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	if !strings.HasPrefix(name, xattrPrefix) {
+	if !strings.HasPrefix(name, xattrPrefix) && n.m.readOnly {
 		return 0, noAttr
 	}
 	value, err := n.n.Xattr(caller(ctx), name)

@@ -122,6 +122,8 @@ func (l *Staging) judge(ctx context.Context, f *File, v View, strict bool) error
 	switch {
 	case at == v1.ImageIndexFile:
 		return l.settle(ctx, v, settleIndex)
+	case verbs[at] != nil:
+		return l.verb(ctx, at, f, v)
 	case !isBlob:
 		return nil
 	}

@@ -16,6 +16,7 @@ type record struct {
 	Path string      `json:"path"`
 	Kind Kind        `json:"kind,omitempty"`
 	To   string      `json:"to,omitempty"`
+	Over bool        `json:"over,omitempty"`
 	File *fileRecord `json:"file,omitempty"`
 }
 
@@ -94,7 +95,7 @@ func (l *Staging) apply(r record) {
 	case r.Kind == "":
 		delete(l.names, r.Path)
 	default:
-		n := &name{kind: r.Kind, made: time.Now()}
+		n := &name{kind: r.Kind, over: r.Over, made: time.Now()}
 		if r.Kind == Regular && r.File != nil {
 			n.file = newFile(l, r.Path, r.File.ID, r.File.Mode)
 			n.file.ref = r.File.Ref
@@ -140,7 +141,7 @@ func (l *Staging) rewrite() error {
 	}
 	l.journal = f
 	for at, n := range l.names {
-		if err := l.note(record{Path: at, Kind: n.kind, File: n.file.record()}); err != nil {
+		if err := l.note(record{Path: at, Kind: n.kind, Over: n.over, File: n.file.record()}); err != nil {
 			f.Close()
 			return err
 		}

@@ -36,7 +36,8 @@ type Entry struct {
 	Made time.Time
 }
 
-// Top is the path of the folder that oci-layout/ is in, and "." that of oci-layout/ itself.
+// Top is the path of the image folder, which oci-layout/ is in, and "." that of oci-layout/ itself. Files of the image folder
+// itself have a slash before their names.
 const Top = ""
 
 // Staging is what is being written for one site: the folder oci-layout/, which is the path ".", and all below it. Paths are
@@ -71,6 +72,7 @@ type Staging struct {
 // name is what a path stands for.
 type name struct {
 	kind Kind
+	over bool // a Folder in the place of a published one that was removed: nothing of that shows in it
 	file *File
 	made time.Time
 }
@@ -123,7 +125,7 @@ func (l *Staging) set(at string, n *name) error {
 	if len(l.names) >= maxNames {
 		return fmt.Errorf("%s has more than %d names staged: %w", l.site, maxNames, unix.ENOSPC)
 	}
-	if err := l.note(record{Path: at, Kind: n.kind, File: n.file.record()}); err != nil {
+	if err := l.note(record{Path: at, Kind: n.kind, Over: n.over, File: n.file.record()}); err != nil {
 		return err
 	}
 	l.names[at] = n
@@ -158,7 +160,7 @@ func (l *Staging) Mkdir(at string) error {
 	if n := l.names[at]; n != nil && n.kind != Hidden {
 		return fmt.Errorf("%s: %w", at, os.ErrExist)
 	}
-	return l.set(at, &name{kind: Folder, made: time.Now()})
+	return l.set(at, &name{kind: Folder, over: l.names[at] != nil, made: time.Now()})
 }
 
 // Create makes an empty file.
@@ -182,6 +184,13 @@ func (l *Staging) Adopt(at string, ref Reference) (*File, error) {
 	f := newFile(l, at, l.store.id(), 0o644)
 	f.ref, f.size = &ref, ref.N
 	return f, l.set(at, &name{kind: Regular, file: f})
+}
+
+// IsEmpty tells whether nothing is staged but the image folder itself.
+func (l *Staging) IsEmpty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.hasBelow(Top)
 }
 
 // Unlink removes a file. With hide, a published one of that name does not show either.
@@ -233,8 +242,10 @@ func below(at, folder string) bool {
 		return false
 	case folder == Top:
 		return true
+	case folder == ".":
+		return !strings.HasPrefix(at, "/")
 	}
-	return folder == "." || strings.HasPrefix(at, folder+"/")
+	return strings.HasPrefix(at, folder+"/")
 }
 
 // Rename moves a file or folder within the staging. hideFrom and replaceable say what is published at either end: a name to
@@ -327,6 +338,13 @@ func (l *Staging) endIfEmpty() {
 	if empty {
 		l.end()
 	}
+}
+
+// Ended tells whether the staging is over.
+func (l *Staging) Ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gone
 }
 
 // End throws the staging away.

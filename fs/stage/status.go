@@ -55,7 +55,8 @@ type BlobStatus struct {
 	Error string     `json:"error,omitempty"`
 }
 
-func (s Status) site() Site {
+// Site is what the status is of.
+func (s Status) Site() Site {
 	return Site{image.Repository{Host: s.Registry, Name: s.Repository}, s.Tag}
 }
 

@@ -212,7 +212,7 @@ func (s *Store) Statuses() []Status {
 	for _, l := range live {
 		all = append(all, l.Status())
 	}
-	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.site().String(), b.site().String()) })
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Site().String(), b.Site().String()) })
 	return all
 }
 
