@@ -176,9 +176,9 @@ func (s *session) ask(ctx context.Context, conn *connection, asks *transport.Cha
 
 // token exchanges credentials, or none, for a token.
 func (s *session) token(ctx context.Context, conn *connection, asks *transport.Challenge, login types.DockerAuthConfig) (*entry, error) {
-	scopes := []string{s.scope}
+	scopes := strings.Fields(s.scope)
 	if more := asks.Parameters["scope"]; more != "" && more != s.scope {
-		scopes = []string{more, s.scope} // some token servers read the first one only
+		scopes = append([]string{more}, scopes...) // some token servers read the first one only
 	}
 	who := authn.Anonymous
 	if login != (types.DockerAuthConfig{}) {

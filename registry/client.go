@@ -1,4 +1,4 @@
-// Package registry reads container registries over the Distribution API, as docker:// does elsewhere.
+// Package registry reads and writes container registries over the Distribution API, as docker:// does elsewhere.
 //
 // It follows the configuration that podman, skopeo and buildah share: registries.conf (version 2) with its mirrors and
 // rewrites, certs.d, auth.json and credential helpers. HTTP never leaves this package: what goes wrong is one of the errors of
@@ -7,7 +7,6 @@ package registry
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -34,9 +33,11 @@ type Options struct {
 // Client speaks to any number of registries. It is safe for concurrent use.
 type Client struct {
 	options Options
+	pieces  pieces
 
 	mu        sync.Mutex
 	endpoints map[endpointKey]*endpoint
+	subjects  map[string]*subjectLock
 }
 
 // New makes a Client. It reads no configuration and sends nothing.
@@ -44,7 +45,10 @@ func New(o Options) *Client {
 	if o.Timeout <= 0 {
 		o.Timeout = time.Minute
 	}
-	return &Client{options: o, endpoints: map[endpointKey]*endpoint{}}
+	return &Client{
+		options: o, pieces: pieces{chunkSize, bufferedSize},
+		endpoints: map[endpointKey]*endpoint{}, subjects: map[string]*subjectLock{},
+	}
 }
 
 // Host is the registry of that name: host or host:port. It sends nothing; a name no registry can have is ErrNotFound.
@@ -75,16 +79,28 @@ type host struct {
 }
 
 func (h *host) Source(_ context.Context, repository string) (image.Source, error) {
+	s, err := h.repository(repository)
+	if err != nil {
+		return nil, err // and no *source that is nil
+	}
+	return s, nil
+}
+
+// Sink writes to the registry itself, never to a mirror.
+func (h *host) Sink(_ context.Context, repository string) (image.Sink, error) {
+	s, err := h.repository(repository)
+	if err != nil {
+		return nil, err
+	}
+	return &sink{s}, nil
+}
+
+func (h *host) repository(repository string) (*source, error) {
 	if !image.ValidRepository(repository) || len(h.name)+1+len(repository) > maxName {
 		return nil, &failure{what: h.name + "/" + clean(repository), words: "no repository has such a name",
 			kinds: []error{image.ErrNotFound}}
 	}
 	return &source{client: h.client, host: h.name, repository: repository}, nil
-}
-
-// Sink is not there yet.
-func (h *host) Sink(context.Context, string) (image.Sink, error) {
-	return nil, fmt.Errorf("write to %s: %w", h.name, image.ErrUnsupported)
 }
 
 // Close does nothing: connections are the Client's.

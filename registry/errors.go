@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
 	"github.com/regfs/regfs/image"
 )
 
@@ -52,6 +54,8 @@ type statusError struct {
 	api bool
 	// believed: what HEAD was answered with needs no GET to be sure of.
 	believed bool
+	// write: it is the answer to a request that was to change something.
+	write bool
 }
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s (%d)", e.words, e.status) }
@@ -61,12 +65,13 @@ func newStatusError(resp *http.Response, foreign bool) *statusError {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	e := &statusError{status: resp.StatusCode, foreign: foreign, retryAfter: retryAfter(resp.Header, time.Now())}
+	e.write = resp.Request.Method != http.MethodGet && resp.Request.Method != http.MethodHead
 	var said transport.Error
 	_ = json.Unmarshal(body, &said) // what is no JSON has no diagnostics
 	words := make([]string, 0, len(said.Errors))
 	for _, d := range said.Errors {
 		e.codes = append(e.codes, d.Code)
-		words = append(words, strings.TrimSuffix(strings.ToLower(string(d.Code))+": "+d.Message, ": "))
+		words = append(words, strings.TrimSuffix(strings.ToLower(string(d.Code))+": "+d.Message, ": ")+missing(d))
 	}
 	e.words = clean(strings.Join(words, "; "))
 	if e.words == "" {
@@ -79,6 +84,9 @@ func newStatusError(resp *http.Response, foreign bool) *statusError {
 
 // kind is what a status means to those who only know images.
 func (e *statusError) kind() error {
+	if e.write {
+		return e.writeKind()
+	}
 	for _, code := range e.codes {
 		switch code {
 		case transport.NameUnknownErrorCode, transport.ManifestUnknownErrorCode, transport.BlobUnknownErrorCode,
@@ -99,6 +107,66 @@ func (e *statusError) kind() error {
 		return image.ErrUnavailable
 	}
 	return nil
+}
+
+// missing is the digest of what a manifest names and the registry does not have.
+func missing(d transport.Diagnostic) string {
+	if d.Code != transport.ManifestBlobUnknownErrorCode {
+		return ""
+	}
+	found := digest.DigestRegexp.FindString(fmt.Sprint(d.Detail))
+	if found == "" || strings.Contains(d.Message, found) {
+		return ""
+	}
+	return ": " + found
+}
+
+// writeKinds are what the codes of a registry that was to store something mean.
+var writeKinds = map[transport.ErrorCode]error{
+	transport.NameUnknownErrorCode: image.ErrNotFound, transport.ManifestUnknownErrorCode: image.ErrNotFound,
+	transport.BlobUnknownErrorCode: image.ErrNotFound, transport.ManifestBlobUnknownErrorCode: image.ErrNotFound,
+	transport.DigestInvalidErrorCode: image.ErrDigest, transport.SizeInvalidErrorCode: image.ErrDigest,
+	transport.UnsupportedErrorCode: image.ErrUnsupported,
+	// Sessions that end are begun anew: one that never lasts is a refusal.
+	transport.BlobUploadUnknownErrorCode: image.ErrRefused, transport.BlobUploadInvalidErrorCode: image.ErrRefused,
+}
+
+// writeKind is what a status means to those who wanted to write.
+func (e *statusError) writeKind() error {
+	switch {
+	case e.status == http.StatusInsufficientStorage, e.status/100 == 4 && e.quota():
+		return image.ErrQuota
+	case e.status == http.StatusRequestEntityTooLarge:
+		return image.ErrTooLarge
+	case e.status == http.StatusTooManyRequests, e.status == http.StatusRequestTimeout:
+		return image.ErrUnavailable
+	}
+	for _, code := range e.codes {
+		if kind := writeKinds[code]; kind != nil {
+			return kind
+		}
+	}
+	switch {
+	case e.status == http.StatusUnauthorized, e.status == http.StatusForbidden:
+		return image.ErrDenied
+	case e.status == http.StatusNotFound, e.status == http.StatusGone:
+		return image.ErrNotFound
+	case e.status == http.StatusMethodNotAllowed, e.status == http.StatusNotImplemented:
+		return image.ErrUnsupported
+	case e.status/100 == 4:
+		return image.ErrRefused
+	}
+	return image.ErrUnavailable
+}
+
+// quota tells whether there is no room: registries have no code for it, and say so in words.
+func (e *statusError) quota() bool {
+	return e.status != http.StatusTooManyRequests && strings.Contains(strings.ToLower(e.words), "quota")
+}
+
+// has tells whether the answer has one of these codes.
+func (e *statusError) has(codes ...transport.ErrorCode) bool {
+	return slices.ContainsFunc(codes, func(c transport.ErrorCode) bool { return slices.Contains(e.codes, c) })
 }
 
 // statusOf is the HTTP status an error tells of, or 0.
@@ -133,7 +201,10 @@ func fail(ctx context.Context, what string, err error) error {
 	}
 	var status *statusError
 	var dns *net.DNSError
+	var own *contentError
 	switch {
+	case errors.As(err, &own):
+		f.kinds = []error{own.error}
 	case len(f.kinds) > 0:
 	case errors.As(err, &status):
 		f.kinds = append(f.kinds, status)
@@ -150,7 +221,7 @@ func fail(ctx context.Context, what string, err error) error {
 
 var sentinels = []error{
 	image.ErrNotFound, image.ErrDenied, image.ErrUnsupported, image.ErrDigest, image.ErrInvalid, image.ErrUnavailable,
-	context.DeadlineExceeded,
+	image.ErrRefused, image.ErrTooLarge, image.ErrQuota, context.DeadlineExceeded,
 }
 
 // plain takes off what net/http wraps around an error: the URL, whose query may carry a signature.

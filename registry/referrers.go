@@ -100,8 +100,7 @@ func appliedFilters(h http.Header) []string {
 
 // taggedReferrers reads the index of the "referrers tag schema"; none where there is no such tag.
 func (s *source) taggedReferrers(ctx context.Context, subject digest.Digest) ([]image.Descriptor, error) {
-	tag := cut(subject.Algorithm().String(), 32) + "-" + cut(subject.Encoded(), 64)
-	d, raw, err := s.Manifest(ctx, tag)
+	d, raw, err := s.Manifest(ctx, referrersTag(subject))
 	if errors.Is(err, image.ErrNotFound) {
 		return nil, nil
 	}
@@ -113,6 +112,11 @@ func (s *source) taggedReferrers(ctx context.Context, subject digest.Digest) ([]
 		return nil, err
 	}
 	return m.Manifests, nil
+}
+
+// referrersTag is the tag of that index.
+func referrersTag(subject digest.Digest) string {
+	return cut(subject.Algorithm().String(), 32) + "-" + cut(subject.Encoded(), 64)
 }
 
 func cut(s string, n int) string { return s[:min(len(s), n)] }

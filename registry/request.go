@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -27,9 +29,46 @@ type request struct {
 	query  url.Values
 	accept string
 	span   string // the value of Range, or ""
+
+	at     *url.URL    // where an answer said it goes, in place of path and query
+	header http.Header // more of them
+	length int64       // of the body
+	body   func(w *watch) (io.ReadCloser, error)
+	watch  *watch // what looks after the sending
+}
+
+// withBytes gives a request a body that is short and at hand.
+func (r request) withBytes(raw []byte) request {
+	r.length = int64(len(raw))
+	r.body = func(*watch) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
+	return r
 }
 
 func (r request) build(ctx context.Context, t target, scheme string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url(t, scheme), nil)
+	if err != nil {
+		return nil, err
+	}
+	for key, values := range r.header {
+		req.Header[key] = values
+	}
+	if r.accept != "" {
+		req.Header.Set("Accept", r.accept)
+	}
+	if r.span != "" {
+		req.Header.Set("Range", r.span)
+	}
+	return req, r.fill(req)
+}
+
+func (r request) url(t target, scheme string) string {
+	if r.at != nil {
+		u := *r.at
+		if t.owns(r.at) {
+			u.Scheme = scheme
+		}
+		return u.String()
+	}
 	query := url.Values{}
 	for key, values := range r.query {
 		query[key] = values
@@ -38,23 +77,28 @@ func (r request) build(ctx context.Context, t target, scheme string) (*http.Requ
 		query.Set("ns", t.ns)
 	}
 	u := url.URL{Scheme: scheme, Host: t.address(), Path: t.path + r.path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if r.accept != "" {
-		req.Header.Set("Accept", r.accept)
-	}
-	if r.span != "" {
-		req.Header.Set("Range", r.span)
-	}
-	return req, nil
+	return u.String()
 }
+
+// fill gives a request its body, and the means to be sent again.
+func (r request) fill(req *http.Request) (err error) {
+	if r.body == nil || r.length == 0 {
+		return nil
+	}
+	req.ContentLength = r.length
+	req.GetBody = func() (io.ReadCloser, error) { return r.body(r.watch) }
+	req.Body, err = req.GetBody()
+	return err
+}
+
+// owns tells whether a URL leads to the endpoint itself, so that credentials may go there.
+func (t target) owns(u *url.URL) bool { return u.Host == t.address() }
 
 // send sends a request once, entering with what the target asks for. An answer that is no success is a *statusError. What moves
 // no byte until the deadline ends in errStalled; the body, which must be closed, has the client's timeout from then on.
 func (t target) send(ctx context.Context, r request, deadline time.Time) (*http.Response, error) {
 	w := newWatch(ctx, deadline)
+	r.watch = w
 	resp, err := t.exchange(w.ctx, r)
 	if err != nil {
 		if err = w.end(err); errors.Is(err, errStalled) {
@@ -73,6 +117,9 @@ func (t target) exchange(ctx context.Context, r request) (*http.Response, error)
 	conn, err := t.connect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if r.at != nil && !t.owns(r.at) {
+		return t.judge(t.roundTrip(ctx, conn, r, &entry{}))
 	}
 	session := t.session(sessionKey{t.account, t.scope})
 	entry, err := session.enter(ctx, conn)
@@ -128,10 +175,15 @@ func (t target) roundTrip(ctx context.Context, conn *connection, r request, with
 		req.Header.Set("Authorization", with.header)
 	}
 	resp, err := conn.http.Do(req)
+	if err == nil && resp.Request.Method != r.method {
+		drain(resp)
+		return nil, fmt.Errorf("%w: a redirect that makes a %s of a %s", errRefused, resp.Request.Method, r.method)
+	}
 	if err == nil {
 		return resp, nil
 	}
-	if ctx.Err() == nil {
+	var own *contentError
+	if ctx.Err() == nil && !errors.As(err, &own) {
 		t.forget(conn)
 	}
 	return nil, plain(err)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,21 +24,72 @@ const (
 
 // retry calls fn until it succeeds, fails for good, or the deadline leaves no time for the wait that is due.
 func retry(ctx context.Context, deadline time.Time, fn func() error) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.Multiplier = 200*time.Millisecond, 2
-	for try := 1; ; try++ {
+	p := newPatience(deadline)
+	for {
 		err := fn()
-		if err == nil || ctx.Err() != nil || try >= tries(err) {
-			return err
+		if err == nil {
+			return nil
 		}
-		wait := max(pause.NextBackOff(), asked(err))
-		if time.Until(deadline) <= wait {
+		if err = p.again(ctx, err, tries(err)); err != nil {
 			return err
-		}
-		if !sleep(ctx, wait) {
-			return ctx.Err()
 		}
 	}
+}
+
+// patience is what is left of it for one operation.
+type patience struct {
+	try   int
+	pause *backoff.ExponentialBackOff
+	said  error // the last failure that was an answer
+
+	mu  sync.Mutex
+	end time.Time
+}
+
+func newPatience(deadline time.Time) *patience {
+	p := &patience{pause: backoff.NewExponentialBackOff(), end: deadline}
+	p.pause.InitialInterval, p.pause.Multiplier = 200*time.Millisecond, 2
+	return p
+}
+
+// again waits for the next try, or says how it all ended: most tries are too many, or there is no time left.
+func (p *patience) again(ctx context.Context, err error, most int) error {
+	wait := max(p.pause.NextBackOff(), asked(err))
+	var status *statusError
+	switch {
+	case errors.As(err, &status):
+		p.said = err
+	case p.said != nil && errors.Is(err, errStalled):
+		err = p.said // the last try had no time left, and this tells more
+	}
+	if p.try++; ctx.Err() != nil || p.try >= most || time.Until(p.deadline()) <= wait {
+		return err
+	}
+	if !sleep(ctx, wait) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (p *patience) deadline() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end
+}
+
+// extend moves the deadline: bytes moved, or nobody waited for the other side.
+func (p *patience) extend(to time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if to.After(p.end) {
+		p.end = to
+	}
+}
+
+// renew counts tries anew: there was progress.
+func (p *patience) renew() {
+	p.try, p.said = 0, nil
+	p.pause.Reset()
 }
 
 // sleep waits, and tells whether the context let it.
@@ -84,8 +136,8 @@ func temporary(status int) bool {
 // permanent tells errors that the next try meets again from those of the moment.
 func permanent(err error) bool {
 	for _, kind := range []error{
-		image.ErrNotFound, image.ErrDenied, image.ErrUnsupported, image.ErrDigest, image.ErrInvalid,
-		context.DeadlineExceeded, context.Canceled, errRefused, errEnd,
+		image.ErrNotFound, image.ErrDenied, image.ErrUnsupported, image.ErrDigest, image.ErrInvalid, image.ErrRefused,
+		image.ErrTooLarge, image.ErrQuota, context.DeadlineExceeded, context.Canceled, errRefused, errEnd,
 	} {
 		if errors.Is(err, kind) {
 			return true
@@ -95,7 +147,8 @@ func permanent(err error) bool {
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var known *failure
-	return errors.As(err, &known) || errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) ||
+	var own *contentError
+	return errors.As(err, &known) || errors.As(err, &own) || errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &cert) || errors.As(err, &record) ||
 		errors.Is(err, http.ErrSchemeMismatch)
 }
 

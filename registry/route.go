@@ -85,10 +85,12 @@ func (c *Client) pullSources(entry *sysregistriesv2.Registry, ref reference.Name
 // target is a repository of a registry, as it is named there.
 func (c *Client) target(host, repository string, insecure bool) target {
 	return target{
-		endpoint: c.endpoint(host, insecure), account: account(host, repository), scope: "repository:" + repository + ":pull",
+		endpoint: c.endpoint(host, insecure), account: account(host, repository), scope: pullScope(repository),
 		path: "/v2/" + repository + "/", primary: true,
 	}
 }
+
+func pullScope(repository string) string { return "repository:" + repository + ":pull" }
 
 // account is what credentials are looked up by.
 func account(host, repository string) string { return strings.TrimSuffix(host+"/"+repository, "/") }
