@@ -97,6 +97,24 @@ func Hang(e *Exchange) (*http.Response, error) {
 	return nil, err
 }
 
+// DropRequest lets the registry have n bytes of what it is sent, and then breaks both connections.
+func DropRequest(n int64) Fault {
+	return func(e *Exchange) (*http.Response, error) {
+		if e.Request.Body != nil {
+			e.Request.Body = body{io.MultiReader(io.LimitReader(e.Request.Body, n), broken{}), e.Request.Body}
+		}
+		return Swallow(e)
+	}
+}
+
+// Swallow asks the registry and breaks the connection in place of its answer.
+func Swallow(e *Exchange) (*http.Response, error) {
+	if resp, err := e.Send(); err == nil {
+		resp.Body.Close()
+	}
+	return nil, errDropped
+}
+
 // Truncate sends an answer that looks whole and ends after n bytes.
 func Truncate(n int64) Fault {
 	return change(func(e *Exchange, resp *http.Response) {
@@ -133,6 +151,9 @@ type body struct {
 	io.Reader
 	io.Closer
 }
+
+// errDropped breaks the connection in place of an answer.
+var errDropped = errors.New("an answer dropped by the test")
 
 var errFault = errors.New("a fault made by the test")
 

@@ -1,6 +1,7 @@
 package registries
 
 import (
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -52,6 +53,12 @@ func NewProxy(t TB, upstream *Registry) *Proxy {
 			r.Out.Host = r.In.Host
 		},
 		Transport: &recorder{p, transport}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			if errors.Is(err, errDropped) {
+				panic(http.ErrAbortHandler)
+			}
+			w.WriteHeader(http.StatusBadGateway)
+		},
 	}
 	host := serve(t, handler, upstream.CA)
 	// Cleanups run last first: what stalls has to end before the server can.

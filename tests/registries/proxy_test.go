@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/tests/registries"
 	"github.com/regfs/regfs/tests/registries/distribution"
@@ -169,5 +170,31 @@ func TestProxyServesManyAtOnce(t *testing.T) {
 	refused := p.Count(func(r registries.Request) bool { return r.Status == http.StatusServiceUnavailable })
 	if n := p.Count(); n != 40 || refused != 10 {
 		t.Errorf("%d requests, %d refused; want 40 and 10", n, refused)
+	}
+}
+
+func TestFaultsOnRequests(t *testing.T) {
+	for what, test := range map[string]struct {
+		fault  registries.Fault
+		stored bool
+	}{"drop": {registries.DropRequest(500), false}, "swallow": {registries.Swallow, true}} {
+		p := registries.NewProxy(t, registries.Memory(t))
+		p.Fault(1, registries.Method(http.MethodPost), test.fault)
+		content := bytes.Repeat([]byte("0123456789"), 100)
+		dgst := digest.FromBytes(content).String()
+		client := &http.Client{Transport: p.Transport(t)}
+		base := "http://" + p.Host + "/v2/hello/blobs/"
+		if resp, err := client.Post(base+"uploads/?digest="+dgst, "", bytes.NewReader(content)); err == nil {
+			resp.Body.Close()
+			t.Errorf("%s: answered %s", what, resp.Status)
+		}
+		resp, err := client.Head(base + dgst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if stored := resp.StatusCode == http.StatusOK; stored != test.stored {
+			t.Errorf("%s: stored: %v, want %v", what, stored, test.stored)
+		}
 	}
 }
