@@ -1,0 +1,270 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/regfs/regfs/image"
+)
+
+// nameGrammar is what the image-spec (annotations.md) says a name in a layout may be. A tag that a registry could have may be one, too.
+var nameGrammar = regexp.MustCompile(`^[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*(/[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*)*$`)
+
+// maxName is longer than any full name of an image, in bytes.
+const maxName = 1024
+
+// ValidName tells whether an image in a layout may go by this name. A digest names one already.
+func ValidName(name string) bool {
+	return len(name) <= maxName && (image.ValidTag(name) || nameGrammar.MatchString(name)) && digest.Digest(name).Validate() != nil
+}
+
+// Push implements image.Sink. A blob's file of the right size is taken for the blob; a manifest is read again first, and so is
+// what is of unknown size. A manifest with a subject is listed in index.json, without a name, so that it can be found.
+func (l *Layout) Push(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
+	how, err := l.push(ctx, d, content)
+	if err != nil {
+		return "", l.failed("push", d.Digest.String(), err)
+	}
+	return how, nil
+}
+
+func (l *Layout) push(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if err := acceptable(d); err != nil {
+		return "", err
+	}
+	if image.IsManifest(d.MediaType) {
+		return l.pushManifest(ctx, d, content)
+	}
+	if l.has(ctx, d) {
+		return image.Skipped, nil
+	}
+	return how(content), l.store(ctx, d, content)
+}
+
+func how(content image.Content) image.How {
+	if content.Remote {
+		return image.Streamed
+	}
+	return image.Uploaded
+}
+
+// pushManifest looks at what it is before it is stored.
+func (l *Layout) pushManifest(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
+	h := image.Skipped
+	raw, err := l.readVerified(ctx, d.Digest)
+	if err != nil || d.Size >= 0 && d.Size != int64(len(raw)) {
+		h = how(content)
+		raw, err = readContent(ctx, d, content)
+	}
+	if err != nil {
+		return "", err
+	}
+	m, err := image.ParseManifest(d.MediaType, raw)
+	if err != nil {
+		return "", err
+	}
+	if h != image.Skipped {
+		err = l.store(ctx, d, memory(raw, content.Sent))
+	}
+	if err == nil && m.Subject != nil {
+		err = l.list(ctx, image.Descriptor{MediaType: m.MediaType, Digest: d.Digest, Size: int64(len(raw))}, "")
+	}
+	return h, err
+}
+
+// readContent reads and verifies a manifest that is about to be stored.
+func readContent(ctx context.Context, d image.Descriptor, content image.Content) ([]byte, error) {
+	r, err := content.Open(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	v, err := image.Verify(&reader{ctx, r}, d)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(v, image.MaxManifest+1))
+	if err == nil && len(raw) > image.MaxManifest {
+		err = fmt.Errorf("a manifest of more than %d bytes: %w", image.MaxManifest, image.ErrTooLarge)
+	}
+	return raw, err
+}
+
+// acceptable tells what no layout can hold.
+func acceptable(d image.Descriptor) error {
+	if err := d.Digest.Validate(); err != nil {
+		return fmt.Errorf("%v: %w", err, image.ErrInvalid)
+	}
+	if image.IsSchema1(d.MediaType) {
+		return fmt.Errorf("no layout can hold a Docker schema 1 image: %w", image.ErrUnsupported)
+	}
+	if image.IsManifest(d.MediaType) && d.Size > image.MaxManifest {
+		return fmt.Errorf("a manifest of %d bytes, more than %d: %w", d.Size, image.MaxManifest, image.ErrTooLarge)
+	}
+	return nil
+}
+
+// has tells whether the blob d is there, as far as Push wants to know it.
+func (l *Layout) has(ctx context.Context, d image.Descriptor) bool {
+	file, size, err := l.openFile(blobPath(d.Digest))
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	if d.Size >= 0 {
+		return size == d.Size
+	}
+	r, err := image.Verify(&reader{ctx, file}, image.Descriptor{Digest: d.Digest, Size: size})
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	return err == nil
+}
+
+// store writes the content under its name, if it is what it is said to be.
+func (l *Layout) store(ctx context.Context, d image.Descriptor, content image.Content) error {
+	r, err := content.Open(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r, err = image.Verify(&reader{ctx, r}, d)
+	if err != nil {
+		return err
+	}
+	name := blobPath(d.Digest)
+	if err := l.root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return l.write(name, func(w io.Writer) error {
+		if content.Sent != nil {
+			w = &counter{Writer: w, tell: content.Sent}
+		}
+		_, err := io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, 256<<10))
+		return err
+	})
+}
+
+// counter tells how many bytes were written.
+type counter struct {
+	io.Writer
+	n    int64
+	tell func(int64)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	c.tell(c.n)
+	return n, err
+}
+
+// Tag implements image.Sink. A tag is any name that a layout can have. With the tag "", which is no registry's, the image is
+// listed without a name, as other programs list what is the only one. An image with a subject needs no tag to be found.
+func (l *Layout) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
+	if err := l.tag(ctx, d, raw, tag); err != nil {
+		return l.failed("tag", tag, err)
+	}
+	return nil
+}
+
+func (l *Layout) tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
+	if tag != "" && !ValidName(tag) {
+		return fmt.Errorf("no image can have that name: %w", image.ErrInvalid)
+	}
+	m, err := image.ParseManifest(d.MediaType, raw)
+	if err != nil {
+		return err
+	}
+	d.MediaType = m.MediaType
+	if _, err := l.push(ctx, d, memory(raw, nil)); err != nil {
+		return err
+	}
+	d.Size = int64(len(raw))
+	return l.list(ctx, d, tag)
+}
+
+func memory(raw []byte, sent func(int64)) image.Content {
+	return image.Content{Sent: sent, Open: func(context.Context, int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(raw)), nil
+	}}
+}
+
+// list puts d into index.json. The blobs it names are on the disk before that.
+func (l *Layout) list(ctx context.Context, d image.Descriptor, name string) error {
+	if err := l.syncFolder(path.Dir(blobPath(d.Digest))); err != nil {
+		return err
+	}
+	return l.edit(ctx, func(x *index) bool { return x.put(d, name) })
+}
+
+// edit changes index.json, in one step and with nobody else's change lost.
+func (l *Layout) edit(ctx context.Context, fn func(*index) (changed bool)) error {
+	return l.locked(ctx, func() error {
+		x, err := l.index()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || !fn(x) {
+			return err
+		}
+		raw := x.bytes()
+		if len(raw) > maxIndex {
+			return fmt.Errorf("index.json would have %d bytes, more than %d: %w", len(raw), maxIndex, image.ErrTooLarge)
+		}
+		if err := l.replace(v1.ImageIndexFile, raw); err != nil {
+			return err
+		}
+		return l.syncFolder(".")
+	})
+}
+
+// Delete implements image.Sink. With a tag, only its entry in index.json goes. With a digest, all entries of the digest go, and the
+// manifest itself; the blobs it names stay in either case, for others may name them too.
+func (l *Layout) Delete(ctx context.Context, ref string) error {
+	if err := l.delete(ctx, ref); err != nil {
+		return l.failed("delete", ref, err)
+	}
+	return nil
+}
+
+func (l *Layout) delete(ctx context.Context, ref string) error {
+	if dgst := digest.Digest(ref); dgst.Validate() == nil {
+		return l.deleteManifest(ctx, dgst)
+	}
+	found := false
+	err := l.edit(ctx, func(x *index) bool {
+		found = ref != "" && x.remove(func(e entry) bool { return e.name == ref })
+		return found
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("no image has that name: %w", image.ErrNotFound)
+	}
+	return err
+}
+
+// deleteManifest takes a manifest out of index.json first, so that it never names what is not there.
+func (l *Layout) deleteManifest(ctx context.Context, dgst digest.Digest) error {
+	_, _, err := l.readManifest(ctx, dgst, "")
+	if err != nil && !errors.Is(err, image.ErrDigest) {
+		return err
+	}
+	err = l.edit(ctx, func(x *index) bool {
+		return x.remove(func(e entry) bool { return e.Digest == dgst })
+	})
+	if err != nil {
+		return err
+	}
+	return l.root.Remove(blobPath(dgst))
+}
