@@ -108,7 +108,7 @@ func New(o Options) (*Cache, error) {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c := &Cache{
-		store: s, records: records{s}, space: &space{store: s, limit: o.Size}, offline: o.Offline, ttl: o.TTL, timeout: o.Timeout,
+		store: s, records: records{s, newChanges(10 * o.Timeout)}, space: &space{store: s, limit: o.Size}, offline: o.Offline, ttl: o.TTL, timeout: o.Timeout,
 		grace: grace, log: o.Log, fills: map[fillKey]*fill{},
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())

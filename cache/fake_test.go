@@ -87,7 +87,7 @@ func (p *place) resolve(ref string) (image.Descriptor, []byte, error) {
 func (p *place) Repositories(context.Context, string) iter.Seq2[string, error] {
 	return failed[string](p.asked("repositories"))
 }
-func (p *place) Sink(context.Context, string) (image.Sink, error)     { return nil, image.ErrUnsupported }
+func (p *place) Sink(context.Context, string) (image.Sink, error)     { return sinkPlace{p}, nil }
 func (p *place) Source(context.Context, string) (image.Source, error) { return p, nil }
 func (p *place) Close() error                                         { return nil }
 

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"sync"
 	"time"
@@ -32,7 +33,23 @@ func (h *host) Source(ctx context.Context, repository string) (image.Source, err
 	if err != nil {
 		return nil, err
 	}
-	return &source{inner: inner, c: h.c, host: h.name, repository: repository, outage: h.outage}, nil
+	return &source{inner, h.remembered(repository)}, nil
+}
+
+// Sink implements image.Host. Offline, nothing can be written.
+func (h *host) Sink(ctx context.Context, repository string) (image.Sink, error) {
+	if h.c.offline {
+		return nil, fmt.Errorf("write to %s/%s: offline: %w", h.name, repository, image.ErrUnavailable)
+	}
+	inner, err := h.Host.Sink(ctx, repository)
+	if err != nil {
+		return nil, err
+	}
+	return &sink{inner, h.remembered(repository)}, nil
+}
+
+func (h *host) remembered(repository string) remembered {
+	return remembered{c: h.c, host: h.name, repository: repository, outage: h.outage}
 }
 
 // Repositories lists what the place does; where it can't, won't or is away, those that something is recorded of. A catalog that is

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -27,7 +28,10 @@ import (
 //	lists/<digest>@<type>        all referrers, one JSON descriptor a line, as of the file's time
 //
 // A record that can't be read, for whatever reason, is none.
-type records struct{ store }
+type records struct {
+	store
+	changes *changes
+}
 
 // record is what a tag or digest named when it was asked for.
 type record struct {
@@ -51,13 +55,35 @@ func (r records) load(k key) (record, bool) {
 	return rec, true
 }
 
-// save keeps what identifies d, and nothing else that the place says of it.
+// save keeps what a place said when it was asked, unless it was changed from here since then.
 func (r records) save(k key, d image.Descriptor, asked time.Time) error {
+	return r.changes.unless(k, asked, func() error { return r.put(k, d, asked) })
+}
+
+// put keeps what identifies d, and nothing else that the place says of it.
+func (r records) put(k key, d image.Descriptor, asked time.Time) error {
 	rec := record{image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, asked}
 	return r.replace(r.path(k), func(w io.Writer) error { return json.NewEncoder(w).Encode(rec) })
 }
 
-func (r records) remove(k key) { os.Remove(r.path(k)) }
+// remove forgets what is not there according to a place that was asked, unless it was changed from here since then.
+func (r records) remove(k key, asked time.Time) {
+	_ = r.changes.unless(k, asked, func() error { return r.drop(k) })
+}
+
+func (r records) drop(k key) error { return os.Remove(r.path(k)) }
+
+// dropReferrers forgets all lists of a repository but that of its tags.
+func (r records) dropReferrers(host, repository string) error {
+	dir := filepath.Dir(r.path(key{host, repository, "lists", "tags"}))
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != "tags" {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
 
 // names lists what was recorded below a host, or all hosts, in order.
 func (r records) names(host ...string) []string {
@@ -187,6 +213,7 @@ func (c *capped) Write(p []byte) (int, error) {
 // tee passes a listing through, and records it if it comes to its end without an error.
 func tee[T any](r records, k key, items iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
+		asked := time.Now()
 		temp, err := r.temp()
 		if err != nil {
 			items(yield)
@@ -206,7 +233,7 @@ func tee[T any](r records, k key, items iter.Seq2[T, error]) iter.Seq2[T, error]
 		w.WriteString(listEnd)
 		if w.Flush() == nil {
 			// The next listing asks the place again: only offline it is missed.
-			_ = move(temp.Name(), r.path(k))
+			_ = r.changes.unless(k, asked, func() error { return move(temp.Name(), r.path(k)) })
 		}
 	}
 }

@@ -18,16 +18,21 @@ import (
 
 // source is one repository, remembered. A refusal (image.ErrDenied) is neither remembered nor masked by what is.
 type source struct {
-	inner            image.Source
+	inner image.Source
+	remembered
+}
+
+// remembered is what is recorded of one repository.
+type remembered struct {
 	c                *Cache
 	host, repository string
 	outage           *outage
 }
 
-func (s *source) key(kind, name string) key { return key{s.host, s.repository, kind, name} }
+func (s *remembered) key(kind, name string) key { return key{s.host, s.repository, kind, name} }
 
 // refKey is where the answer for a tag or digest is recorded.
-func (s *source) refKey(ref string) key {
+func (s *remembered) refKey(ref string) key {
 	if isDigest(ref) {
 		return s.key("digests", ref)
 	}
@@ -35,16 +40,16 @@ func (s *source) refKey(ref string) key {
 }
 
 // known is the record of an image; what is known of a blob is none.
-func (s *source) known(ref string) (record, bool) {
+func (s *remembered) known(ref string) (record, bool) {
 	rec, ok := s.c.records.load(s.refKey(ref))
 	return rec, ok && (!isDigest(ref) || image.IsManifest(rec.Descriptor.MediaType))
 }
 
 // flight names a question for share.
-func (s *source) flight(op, ref string) string { return op + s.c.records.path(s.refKey(ref)) }
+func (s *remembered) flight(op, ref string) string { return op + s.c.records.path(s.refKey(ref)) }
 
 // what names an operation in an error.
-func (s *source) what(op, ref string) string {
+func (s *remembered) what(op, ref string) string {
 	return strings.TrimSpace(fmt.Sprintf("%s %s/%s %s", op, s.host, s.repository, ref))
 }
 
@@ -79,7 +84,7 @@ func (s *source) fresh(ref string, rec record) bool {
 }
 
 // remember records what the place answered: that ref is d, or that it is not there. Anything else is no answer.
-func (s *source) remember(ref string, d image.Descriptor, asked time.Time, err error) {
+func (s *remembered) remember(ref string, d image.Descriptor, asked time.Time, err error) {
 	switch {
 	case err == nil:
 		s.save(ref, d, asked)
@@ -87,16 +92,16 @@ func (s *source) remember(ref string, d image.Descriptor, asked time.Time, err e
 			s.save(d.Digest.String(), d, asked)
 		}
 	case isMissing(err) && !isDigest(ref):
-		s.c.records.remove(s.refKey(ref))
+		s.c.records.remove(s.refKey(ref), asked)
 	}
 }
 
-func (s *source) save(ref string, d image.Descriptor, asked time.Time) {
+func (s *remembered) save(ref string, d image.Descriptor, asked time.Time) {
 	s.kept(0, s.c.records.save(s.refKey(ref), d, asked))
 }
 
 // kept counts a small file of n bytes; or says that it could not be kept, which is no reason to keep it from who asked.
-func (s *source) kept(n int64, err error) {
+func (s *remembered) kept(n int64, err error) {
 	if err != nil {
 		s.c.log.Warn("cache: keep", "host", s.host, "repository", s.repository, "err", err)
 		return
@@ -218,7 +223,7 @@ type section struct {
 func (s *source) Tags(ctx context.Context, after string) iter.Seq2[string, error] {
 	k := s.key("lists", "tags")
 	return func(yield func(string, error) bool) {
-		recorded := s.recordedTags(k, after)
+		asked, recorded := time.Now(), s.recordedTags(k, after)
 		var names iter.Seq2[string, error]
 		switch {
 		case s.c.offline:
@@ -232,7 +237,7 @@ func (s *source) Tags(ctx context.Context, after string) iter.Seq2[string, error
 		}
 		for name, err := range or(names, s.away(ctx), recorded) {
 			if isMissing(err) {
-				s.c.records.remove(k)
+				s.c.records.remove(k, asked)
 			}
 			if !yield(name, err) {
 				return
