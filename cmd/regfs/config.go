@@ -54,8 +54,7 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 
 	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	f.Func("platform", "show multi-platform images for this `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
-	f.Func("insecure", "use plain HTTP or unverified TLS for this registry, a `host`[:port] (repeatable)", c.addInsecure)
-	f.DurationVar(&c.timeout, "timeout", time.Minute, "give up on a registry that moves no byte for this long")
+	c.addRegistryFlags(f)
 
 	f.StringVar(&c.logFile, "log-file", "", "log to this `file`, in the background (default "+helpPlace(logPlace)+"/MOUNTPOINT.log)")
 	f.Func("log-level", "the least `level` to log: debug, info, warn or error (default info)", c.setLogLevel)
@@ -120,8 +119,8 @@ func (c *config) setPlatform(s string) error {
 // finish checks what no flag can check alone, fills in what depends on the user and the mountpoint, and makes all names
 // absolute, because the daemon runs in another folder.
 func (c *config) finish(mountpoint string) error {
-	if c.timeout <= 0 {
-		return usageError{fmt.Errorf("a --timeout of %v leaves no time for anything", c.timeout)}
+	if err := c.checkTimeout(); err != nil {
+		return err
 	}
 	if c.tagTTL < 0 {
 		return usageError{fmt.Errorf("a --tag-ttl of %v is less than none", c.tagTTL)}

@@ -36,6 +36,11 @@ func TestCommandLine(t *testing.T) {
 		{"umount a b", 2, "", "regfs: one mountpoint at a time: what is \"b\"?\nTry 'regfs umount --help'.\n"},
 		{"mount --loud /", 2, "", "regfs: unknown flag: --loud\nTry 'regfs mount --help'.\n"},
 		{"mount --timeout 0 .", 2, "", "regfs: a --timeout of 0s leaves no time for anything\nTry 'regfs mount --help'.\n"},
+		{"copy --help", 0, "docker://HOST/REPOSITORY", ""},
+		{"copy", 2, "", "regfs: what, and where to? SOURCE and DESTINATION are missing\nTry 'regfs copy --help'.\n"},
+		{"copy oci:a", 2, "", "regfs: where to? DESTINATION is missing\nTry 'regfs copy --help'.\n"},
+		{"copy oci:a oci:b oci:c", 2, "", "regfs: one image at a time: what is \"oci:c\"?\nTry 'regfs copy --help'.\n"},
+		{"copy --timeout 0 oci:a oci:b", 2, "", "regfs: a --timeout of 0s leaves no time for anything\nTry 'regfs copy --help'.\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr)

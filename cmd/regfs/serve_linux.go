@@ -33,9 +33,7 @@ func serve(c *config, starter *starter) error {
 	}
 	defer store.Close()
 	counts := newMetrics(store)
-	client := registry.New(registry.Options{
-		Timeout: c.timeout, Insecure: c.insecure, UserAgent: "regfs/" + release(), Transport: counts.count,
-	})
+	client := c.newClient(counts.count)
 	defer client.Close()
 	tree := newTree(c, store, client, controlFiles(c, store, counts))
 	defer tree.Close()

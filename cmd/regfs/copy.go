@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/regfs/regfs/copy"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/oci"
+	"github.com/regfs/regfs/registry"
+)
+
+func copyCommand() *cobra.Command {
+	c, quiet := &config{}, false
+	cmd := &cobra.Command{
+		Use:   "copy [flags] SOURCE DESTINATION",
+		Short: "Copy an image from one place to another",
+		Long: `Copy an image from one place to another. Both are named as podman and skopeo do:
+
+  docker://HOST/REPOSITORY[:TAG|@DIGEST]   a registry's; without a tag, latest
+  oci:PATH[:TAG][@DIGEST]                  an OCI image layout's, a folder
+
+The image is copied byte for byte, so that its digest stays as it is, and whole: of a
+multi-platform image every platform. What the destination has is not sent again. Its tag
+changes last, when everything is there; with a DIGEST in its place, no tag does.
+
+Credentials are those of podman, skopeo and docker ('podman login'); so are registries.conf
+and certs.d. Progress and errors go to stderr.`,
+		Example: `  regfs copy docker://quay.io/podman/stable docker://registry.example.com/podman:v5
+  regfs copy docker://alpine:3.20 oci:alpine:3.20
+  regfs copy --insecure localhost:5000 oci:alpine:3.20 docker://localhost:5000/alpine`,
+		Args: sourceAndDestination,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return copyNamed(cmd.Context(), c, args[0], args[1], cmd.ErrOrStderr(), quiet)
+		},
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "say nothing unless it fails")
+	c.addRegistryFlags(cmd.Flags())
+	return cmd
+}
+
+// sourceAndDestination accepts two arguments.
+func sourceAndDestination(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return usageError{errors.New("what, and where to? SOURCE and DESTINATION are missing")}
+	case len(args) == 1:
+		return usageError{errors.New("where to? DESTINATION is missing")}
+	case len(args) > 2:
+		return usageError{fmt.Errorf("one image at a time: what is %q?", args[2])}
+	}
+	return nil
+}
+
+// copyNamed copies from one name to another, until it is interrupted. A second signal kills.
+func copyNamed(ctx context.Context, c *config, source, destination string, stderr io.Writer, quiet bool) error {
+	from, err := parseName(source)
+	if err != nil {
+		return err
+	}
+	to, err := parseName(destination)
+	if err != nil {
+		return err
+	}
+	if err := c.checkTimeout(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	p := newProgress(stderr, quiet)
+	root, err := copyImage(ctx, c.newClient(nil), from, to, p.tell)
+	p.close()
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	if err == nil && !quiet {
+		fmt.Fprintf(stderr, "copied %s to %s\n", root.Digest, to)
+	}
+	return err
+}
+
+// copyImage copies what one name names to where the other one says, and returns what that is.
+func copyImage(ctx context.Context, client *registry.Client, from, to name, events func(copy.Event)) (image.Descriptor, error) {
+	defer client.Close()
+	src, err := from.source(ctx, client)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	defer src.Close()
+	root, err := from.resolve(ctx, src)
+	if err != nil {
+		return root, err
+	}
+	if to.digest != "" && to.digest != root.Digest {
+		return root, fmt.Errorf("%s is %s, which can't be put at %s", from, root.Digest, to)
+	}
+	dst, err := to.sink(ctx, client)
+	if err != nil {
+		return root, err
+	}
+	defer dst.Close()
+	return root, copy.Run(ctx, dst, copy.From(src, from.repository), root, copy.Options{Tags: to.tags(), Events: events})
+}
+
+func (n name) source(ctx context.Context, client *registry.Client) (image.Source, error) {
+	if n.path != "" {
+		return oci.Open(n.path)
+	}
+	host, err := client.Host(n.repository.Host)
+	if err != nil {
+		return nil, err
+	}
+	return host.Source(ctx, n.repository.Name)
+}
+
+func (n name) sink(ctx context.Context, client *registry.Client) (image.Sink, error) {
+	if n.path != "" {
+		return oci.Create(n.path)
+	}
+	host, err := client.Host(n.repository.Host)
+	if err != nil {
+		return nil, err
+	}
+	return host.Sink(ctx, n.repository.Name)
+}
+
+// resolve says what n names in its place.
+func (n name) resolve(ctx context.Context, src image.Source) (image.Descriptor, error) {
+	if n.digest == "" {
+		return src.Resolve(ctx, n.tag)
+	}
+	d, err := src.Resolve(ctx, n.digest.String())
+	if err != nil || n.tag == "" {
+		return d, err
+	}
+	tagged, err := src.Resolve(ctx, n.tag)
+	if err == nil && tagged.Digest != d.Digest {
+		err = fmt.Errorf("%s: the tag is %s", n, tagged.Digest)
+	}
+	return d, err
+}
+
+// tags are what n has an image put under. In a layout, an image without a tag is listed all the same, or nobody would find it.
+func (n name) tags() []string {
+	if n.tag == "" && n.path == "" {
+		return nil
+	}
+	return []string{n.tag}
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/tests/registries"
+)
+
+// terminal is a new one: what is written to the second file is read from the first.
+func terminal(t *testing.T) (screen, tty *os.File) {
+	t.Helper()
+	screen, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { screen.Close() })
+	if err := unix.IoctlSetPointerInt(int(screen.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(screen.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(int(screen.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return screen, tty
+}
+
+// TestBars are drawn on a terminal for what moves, and are gone in the end, where lines stay.
+func TestBars(t *testing.T) {
+	r := registries.Memory(t)
+	layer := registries.Layer(t, registries.Files{"etc/random": strings.Repeat("random", 1000)})
+	r.PushImage(t, "hello:v1", registries.BuildImage(t, registries.Platforms[0], "1", layer))
+	dgst, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := registries.NewProxy(t, r)
+	p.Fault(1, registries.Get("/blobs/"+dgst.String()), registries.Stall(10))
+	screen, tty := terminal(t)
+	cmd, _ := program(t, "copy", "--insecure", p.Host, "docker://"+p.Host+"/hello:v1", "oci:"+t.TempDir()+"/layout:v1")
+	cmd.Stderr = tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tty.Close()
+	var said bytes.Buffer
+	readUntil(t, screen, &said, regexp.MustCompile(dgst.String()[:19]+` +\[=*>-+\] +10 B / [0-9]+ B`))
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(&said, screen) // until EIO: nobody has the terminal open any more
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.HasSuffix(said.String(), "regfs: interrupted\r\n") {
+		t.Errorf("exit %d\n%q", code, said.String())
+	}
+}
+
+// TestLinesOnATerminal are the same as elsewhere.
+func TestLinesOnATerminal(t *testing.T) {
+	r, _ := source(t)
+	dir := t.TempDir()
+	from := "docker://" + r.Host + "/hello:v1"
+	screen, tty := terminal(t)
+	cmd, _ := program(t, "copy", "--insecure", r.Host, from, "oci:"+dir+"/layout:v1")
+	cmd.Stderr = tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tty.Close()
+	var said bytes.Buffer
+	io.Copy(&said, screen)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	want := copyTo(t, 0, from, "oci:"+dir+"/other:v1")
+	for line := range strings.Lines(want) {
+		line = strings.TrimSuffix(line, "\n")
+		if !strings.HasPrefix(line, "copied") && !strings.Contains(said.String(), line) {
+			t.Errorf("%q is missing in\n%q", line, said.String())
+		}
+	}
+}
+
+func readUntil(t *testing.T, r io.Reader, said *bytes.Buffer, enough *regexp.Regexp) {
+	t.Helper()
+	for p := make([]byte, 4096); !enough.Match(said.Bytes()); {
+		n, err := r.Read(p)
+		said.Write(p[:n])
+		if err != nil {
+			t.Fatalf("%v after\n%q", err, said.String())
+		}
+	}
+}
