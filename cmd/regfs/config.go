@@ -26,6 +26,9 @@ type config struct {
 	readOnly   bool
 	options    []string
 
+	stageDir    string
+	allowDelete bool
+
 	cacheDir  string
 	cacheSize int64
 	tagTTL    time.Duration
@@ -44,8 +47,10 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	f.BoolVarP(&c.foreground, "foreground", "f", false, "stay, and log to stderr, for service managers")
 	f.BoolVar(&c.allowOther, "allow-other", false, "let other users in")
 	f.BoolVar(&c.readOnly, "read-only", false, "refuse all writing")
+	f.BoolVar(&c.allowDelete, "allow-delete", false, "let rmdir and mv delete tags, and rmdir manifests")
 	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, nosuid, …", c.setOptions)
 
+	f.StringVar(&c.stageDir, "stage-dir", "", "keep what is written, until it is pushed, in this `folder`, for this mount alone\n(default "+helpPlace(stagePlace)+"/stage/MOUNTPOINT)")
 	c.cacheSize = 10 << 30
 	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+helpPlace(cachePlace)+")")
 	f.Func("cache-size", "how large that may get, a `size` such as 500M or 20G (default 10G)", c.setCacheSize)
@@ -129,6 +134,9 @@ func (c *config) finish(mountpoint string) error {
 	if c.mountpoint, err = resolve(mountpoint); err != nil {
 		return err
 	}
+	if err := c.placeStage(); err != nil {
+		return err
+	}
 	if err := c.place(&c.cacheDir, "--cache-dir", cachePlace); err != nil || c.foreground {
 		return err
 	}
@@ -146,12 +154,23 @@ func (c *config) finish(mountpoint string) error {
 	return nil
 }
 
+// placeStage finds the folder of what is written. Each mount has its own.
+func (c *config) placeStage() error {
+	isDefault := c.stageDir == ""
+	err := c.place(&c.stageDir, "--stage-dir", stagePlace)
+	if isDefault {
+		c.stageDir = filepath.Join(c.stageDir, "stage", unit.UnitNamePathEscape(c.mountpoint))
+	}
+	return err
+}
+
 // standard is where something goes by default: system for root; for others regfs in the folder that the environment variable
 // names or, without it, in the one below their home (XDG Base Directory Specification).
 type standard struct{ system, variable, home string }
 
 var (
 	cachePlace = standard{"/var/cache/regfs", "XDG_CACHE_HOME", ".cache"}
+	stagePlace = standard{"/var/lib/regfs", "XDG_STATE_HOME", ".local/state"}
 	logPlace   = standard{"/var/log/regfs", "XDG_STATE_HOME", ".local/state"}
 )
 

@@ -25,6 +25,7 @@ func (c *config) describe() map[string]any {
 	return map[string]any{
 		"mountpoint": c.mountpoint, "foreground": c.foreground,
 		"allow-other": c.allowOther, "read-only": c.readOnly, "option": append([]string{}, c.options...),
+		"stage-dir": c.stageDir, "allow-delete": c.allowDelete,
 		"cache-dir": c.cacheDir, "cache-size": c.cacheSize, "tag-ttl": c.tagTTL.String(), "offline": c.offline,
 		"platform": platform, "insecure": append([]string{}, c.insecure...), "timeout": c.timeout.String(),
 		"log-file": c.logFile, "log-level": c.logLevel.String(),

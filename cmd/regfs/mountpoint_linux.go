@@ -89,6 +89,16 @@ func prepare(c *config) error {
 	return checkUser(c)
 }
 
+// allMounts are the mountpoints of all that regfs has mounted.
+func allMounts() ([]string, error) {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.FSType != fsType, false })
+	var all []string
+	for _, m := range mounts {
+		all = append(all, m.Mountpoint)
+	}
+	return all, err
+}
+
 // clearDead unmounts a regfs whose daemon is gone. A live one is an error.
 func clearDead(path string) error {
 	for {

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -18,6 +18,7 @@ import (
 	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/fs/fuse"
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/registry"
 )
@@ -35,7 +36,18 @@ func serve(c *config, starter *starter) error {
 	counts := newMetrics(store)
 	client := c.newClient(counts.count)
 	defer client.Close()
-	tree := newTree(c, store, client, controlFiles(c, store, counts))
+	host := hosts(store, client)
+	staged, err := openStage(c, store, host, log)
+	if err != nil {
+		return err
+	}
+	if staged != nil {
+		defer staged.Close()
+	}
+	tree := fs.New(fs.Options{
+		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Stage: staged, AllowDelete: c.allowDelete,
+		Control: controlFiles(c, store, counts),
+	})
 	defer tree.Close()
 	// From here on a signal does not kill, and leave a dead mount: it ends the serving, or the mount as soon as it is there.
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -89,18 +101,31 @@ func redirect(name string) error {
 	return errors.Join(unix.Dup3(int(f.Fd()), 1, 0), unix.Dup3(int(f.Fd()), 2, 0))
 }
 
-// newTree wires registries through the cache into the tree.
-func newTree(c *config, store *cache.Cache, client *registry.Client, control map[string]func() []byte) *fs.Tree {
-	host := func(name string) (image.Host, error) {
+// hosts opens registries through the cache, each once.
+func hosts(store *cache.Cache, client *registry.Client) func(name string) (image.Host, error) {
+	var mu sync.Mutex
+	opened := map[string]image.Host{}
+	return func(name string) (image.Host, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if h := opened[name]; h != nil {
+			return h, nil
+		}
 		h, err := client.Host(name)
 		if err != nil {
 			return nil, err
 		}
-		return store.Host(name, h), nil
+		opened[name] = store.Host(name, h)
+		return opened[name], nil
 	}
-	return fs.New(fs.Options{
-		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Control: control,
-	})
+}
+
+// openStage finds what was written and not pushed; nil for a mount that nobody writes to.
+func openStage(c *config, store *cache.Cache, host func(string) (image.Host, error), log *slog.Logger) (*stage.Store, error) {
+	if c.readOnly {
+		return nil, nil
+	}
+	return stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
 }
 
 // attach mounts the tree, unless somebody else mounts there at this moment.
@@ -110,13 +135,9 @@ func attach(c *config, tree *fs.Tree, log *slog.Logger) (*fuse.Server, error) {
 		return nil, fmt.Errorf("mount %s: %w", c.mountpoint, err)
 	}
 	defer release()
-	options := slices.Clone(c.options)
-	if c.readOnly {
-		options = append(options, "ro")
-	}
 	var server *fuse.Server
 	words, err := listen(func() error {
-		server, err = fuse.Mount(tree, c.mountpoint, fuse.Options{AllowOther: c.allowOther, Options: options, Log: log})
+		server, err = fuse.Mount(tree, c.mountpoint, fuse.Options{AllowOther: c.allowOther, Options: c.options, ReadOnly: c.readOnly, Log: log})
 		return err
 	})
 	if err != nil {

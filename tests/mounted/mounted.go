@@ -17,6 +17,7 @@ import (
 	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/fs/fuse"
+	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/registry"
 )
@@ -33,6 +34,12 @@ type Options struct {
 	// Timeout is how long to wait without a byte moving; 0 is ten seconds.
 	Timeout time.Duration
 	Offline bool
+	// StageDir is where what is written stays until it is pushed; "" is a new folder.
+	StageDir string
+	// AllowDelete lets tags be deleted, ReadOnly lets nobody write.
+	AllowDelete, ReadOnly bool
+	// Silence is after how long an unfinished push is told of; 0 is the default.
+	Silence time.Duration
 	// System is the configuration of the machine; nil is that of the real one.
 	System *types.SystemContext
 }
@@ -44,6 +51,9 @@ type Mount struct {
 	// Unmount takes it down before the test's end.
 	Unmount func()
 	log     *buffer
+	// Stage is what is written, nil for a mount that can only be read.
+	Stage *stage.Store
+	Cache *cache.Cache
 }
 
 // Log is what the daemon has logged so far.
@@ -64,18 +74,20 @@ func New(t testing.TB, o Options) *Mount {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host := hosts(client, c)
+	m := &Mount{Path: t.TempDir(), log: &buffer{}, Cache: c}
+	log := slog.New(slog.NewTextHandler(m.log, nil))
+	if !o.ReadOnly {
+		m.Stage, err = stage.Open(stage.Options{Dir: o.StageDir, Host: host, Blobs: c, Log: log, Silence: o.Silence})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	tree := fs.New(fs.Options{
-		Host: func(name string) (image.Host, error) {
-			h, err := client.Host(name)
-			if err != nil {
-				return nil, err
-			}
-			return c.Host(name, h), nil
-		},
-		Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL,
+		Host: host, Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL,
+		Stage: m.Stage, AllowDelete: o.AllowDelete,
 	})
-	m := &Mount{Path: t.TempDir(), log: &buffer{}}
-	server, err := fuse.Mount(tree, m.Path, fuse.Options{Log: slog.New(slog.NewTextHandler(m.log, nil))})
+	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +96,9 @@ func New(t testing.TB, o Options) *Mount {
 			t.Errorf("unmount: %v", err)
 		}
 		server.Wait()
+		if m.Stage != nil {
+			m.Stage.Close()
+		}
 		tree.Close()
 		c.Close()
 		client.Close()
@@ -92,7 +107,29 @@ func New(t testing.TB, o Options) *Mount {
 	return m
 }
 
+// hosts opens registries through the cache, each once.
+func hosts(client *registry.Client, c *cache.Cache) func(string) (image.Host, error) {
+	var mu sync.Mutex
+	opened := map[string]image.Host{}
+	return func(name string) (image.Host, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if h := opened[name]; h != nil {
+			return h, nil
+		}
+		h, err := client.Host(name)
+		if err != nil {
+			return nil, err
+		}
+		opened[name] = c.Host(name, h)
+		return opened[name], nil
+	}
+}
+
 func (o *Options) fill(t testing.TB) {
+	if o.StageDir == "" {
+		o.StageDir = t.TempDir()
+	}
 	if o.CacheDir == "" {
 		o.CacheDir = t.TempDir()
 	}
