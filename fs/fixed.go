@@ -65,9 +65,12 @@ func (fixed) SetAttr(_ context.Context, c Change) error {
 	return nil
 }
 
-func (fixed) SetXattr(context.Context, string, []byte, bool, bool) error { return ErrFixed }
+// SetXattr says that there are none here, which cp -a and rsync -X take well.
+func (fixed) SetXattr(context.Context, string, []byte, bool, bool) error { return errNoXattrs }
 
-func (fixed) RemoveXattr(context.Context, string) error { return ErrFixed }
+func (fixed) RemoveXattr(context.Context, string) error { return errNoXattrs }
+
+var errNoXattrs = fmt.Errorf("extended attributes can't be set here: %w", image.ErrUnsupported)
 
 // Origin: it is no blob of a repository.
 func (fixed) Origin() (image.Repository, image.Descriptor, bool) {

@@ -100,6 +100,9 @@ func (s *site) folder(at string) *siteDir {
 	return &siteDir{dir{attr: attr}, s, at}
 }
 
+// path is where the folder stands below the mount.
+func (d *siteDir) path() string { return path.Join(d.site.path, d.at) }
+
 // base is the same folder of what is published. One that is hidden is not there.
 func (d *siteDir) base(ctx context.Context) (Node, error) {
 	if d.hidden(ctx) {
@@ -122,6 +125,9 @@ func (d *siteDir) base(ctx context.Context) (Node, error) {
 
 // below finds a name in what is published. ErrNotFound where there is none.
 func (d *siteDir) below(ctx context.Context, name string) (Node, Attr, error) {
+	if d.site.repo.tree.fresh.hides(ctx, d.path(), name) {
+		return nil, Attr{}, fmt.Errorf("%s: %w", name, image.ErrNotFound)
+	}
 	n, err := d.base(ctx)
 	if err != nil {
 		return nil, Attr{}, err
@@ -207,6 +213,7 @@ func readNode(ctx context.Context, n Node) ([]byte, error) {
 // List shows what is staged and then what is published and neither staged nor hidden.
 func (d *siteDir) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		d.site.repo.tree.fresh.listed(ctx, d.path())
 		staged := map[string]bool{}
 		if l := d.site.staged(ctx); l != nil {
 			for _, e := range l.List(d.at) {

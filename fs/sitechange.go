@@ -51,8 +51,18 @@ func (d *siteDir) Mkdir(ctx context.Context, name string) (Node, error) {
 	if kind == stage.Folder || kind == stage.Regular {
 		return nil, fmt.Errorf("%s: %w", name, unix.EEXIST)
 	}
-	at := path.Join(d.at, name)
-	return d.site.folder(at), d.site.change(ctx, func(l *stage.Staging) error { return l.Mkdir(at) })
+	sub := d.site.folder(path.Join(d.at, name))
+	if err := d.site.change(ctx, func(l *stage.Staging) error { return l.Mkdir(sub.at) }); err != nil {
+		return nil, err
+	}
+	d.put(ctx, name)
+	d.site.repo.tree.fresh.made(ctx, sub.path())
+	return sub, nil
+}
+
+// put notes that who asks put a name into the folder.
+func (d *siteDir) put(ctx context.Context, name string) {
+	d.site.repo.tree.fresh.put(ctx, d.path(), name)
 }
 
 func (d *siteDir) Create(ctx context.Context, name string, mode uint32) (Node, File, error) {
@@ -68,6 +78,7 @@ func (d *siteDir) Create(ctx context.Context, name string, mode uint32) (Node, F
 	if err != nil {
 		return nil, nil, err
 	}
+	d.put(ctx, name)
 	return &stagedFile{site: d.site, f: w.File}, w, nil
 }
 
@@ -135,6 +146,7 @@ func (d *siteDir) Rename(ctx context.Context, name string, to Node, newName stri
 			return err
 		}
 	}
+	dest.put(ctx, newName)
 	from, at := path.Join(d.at, name), path.Join(dest.at, newName)
 	return d.site.change(ctx, func(l *stage.Staging) error {
 		return l.RenameAndPush(ctx, from, at, published, exclusive, d.site.view(ctx))

@@ -162,7 +162,12 @@ func (t *tag) Mkdir(ctx context.Context, name string) (Node, error) {
 		}
 		return nil, err
 	}
-	return t.site.folder("."), t.site.change(ctx, func(l *stage.Staging) error { return l.Mkdir(".") })
+	if err := t.site.change(ctx, func(l *stage.Staging) error { return l.Mkdir(".") }); err != nil {
+		return nil, err
+	}
+	top := t.site.folder(".")
+	t.repo.tree.fresh.made(ctx, top.path())
+	return top, nil
 }
 
 // Create makes one of the files that do something when they are written.

@@ -49,6 +49,7 @@ type Tree struct {
 	writers  *writers
 	intents  *intents
 	refusals *refusals
+	fresh    *fresh
 
 	mu    sync.Mutex
 	hosts map[string]image.Host
@@ -73,7 +74,7 @@ func New(o Options) *Tree {
 		known: newMemo[string, *names](knownMemory),
 		log:   &errorLog{},
 
-		writers: newWriters(), intents: newIntents(), refusals: newRefusals(),
+		writers: newWriters(), intents: newIntents(), refusals: newRefusals(), fresh: newFresh(),
 		hosts: map[string]image.Host{},
 	}
 }

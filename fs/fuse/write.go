@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -50,10 +51,11 @@ func (n *node) change(ctx context.Context, operation, name string, fn func(ctx c
 	}
 	ctx, stop := patient(ctx)
 	defer stop()
-	if err := fn(ctx); err != nil {
-		return n.fail(operation, name, err)
+	err := fn(ctx)
+	if e := errno(err); e == syscall.ENOTSUP && operation == "setxattr" {
+		return e // who copies attributes asks for each file
 	}
-	return 0
+	return n.fail(operation, name, err)
 }
 
 // made turns a node that was just made into an inode.
@@ -209,7 +211,11 @@ const (
 	xattrReplace = 2
 )
 
+// Setxattr keeps those of users. Access lists and labels mean nothing here: cp -a asks for them all the same.
 func (n *node) Setxattr(ctx context.Context, name string, value []byte, flags uint32) syscall.Errno {
+	if !strings.HasPrefix(name, "user.") {
+		return syscall.ENOTSUP
+	}
 	e := n.change(ctx, "setxattr", "", func(ctx context.Context) error {
 		return n.n.SetXattr(ctx, name, value, flags&xattrCreate != 0, flags&xattrReplace != 0)
 	})

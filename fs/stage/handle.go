@@ -55,7 +55,7 @@ func (h *Handle) Close() error {
 	settled := h.handles == 0 && h.settled == version
 	h.l.mu.Unlock()
 	if settled {
-		h.l.drain()
+		h.l.tidy()
 	}
 	return nil
 }
@@ -122,6 +122,8 @@ func (l *Staging) judge(ctx context.Context, f *File, v View, strict bool) error
 	switch {
 	case at == v1.ImageIndexFile:
 		return l.settle(ctx, v, settleIndex)
+	case at == v1.ImageLayoutFile:
+		return l.settle(ctx, v, settleQuietly)
 	case verbs[at] != nil:
 		return l.verb(ctx, at, f, v)
 	case !isBlob:

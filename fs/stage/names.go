@@ -61,6 +61,7 @@ type Staging struct {
 
 	wants   map[digest.Digest]bool // blobs that the last plan lacked; nil when it does not hold any more
 	absent  map[digest.Digest]time.Time
+	noTag   map[string]time.Time
 	there   map[digest.Digest]bool
 	uploads map[digest.Digest]*upload
 	report  report
@@ -80,7 +81,7 @@ type name struct {
 func newStaging(s *Store, site Site, dir string) *Staging {
 	return &Staging{
 		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), names: map[string]*name{}, last: time.Now(),
-		absent: map[digest.Digest]time.Time{}, there: map[digest.Digest]bool{}, uploads: map[digest.Digest]*upload{},
+		absent: map[digest.Digest]time.Time{}, noTag: map[string]time.Time{}, there: map[digest.Digest]bool{}, uploads: map[digest.Digest]*upload{},
 	}
 }
 
@@ -206,14 +207,14 @@ func (l *Staging) Unlink(at string, hide bool) error {
 	if err == nil && n != nil && n.file != nil {
 		n.file.unlinked()
 	}
-	l.endIfEmpty()
+	l.tidy()
 	return err
 }
 
 // Rmdir removes a folder in which nothing is staged.
 func (l *Staging) Rmdir(at string, hide bool) error {
 	err := l.rmdir(at, hide)
-	l.endIfEmpty()
+	l.tidy()
 	return err
 }
 
@@ -327,16 +328,6 @@ func (l *Staging) move(from, to string) {
 		if n.file != nil {
 			n.file.path = at
 		}
-	}
-}
-
-// endIfEmpty ends a staging in which nothing is left.
-func (l *Staging) endIfEmpty() {
-	l.mu.Lock()
-	empty := len(l.names) == 0
-	l.mu.Unlock()
-	if empty {
-		l.end()
 	}
 }
 

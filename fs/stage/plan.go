@@ -68,19 +68,24 @@ func (l *Staging) plan(ctx context.Context, v View) (*plan, error) {
 	if len(m.Manifests) == 0 {
 		return nil, nil
 	}
-	src, err := l.store.source(ctx, l.site.Repository)
+	p, err := l.newPlan(ctx, v)
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{
-		l: l, view: v, src: src, index: e.File, version: version,
-		held: map[digest.Digest]*held{}, reached: map[digest.Digest]bool{}, missing: map[digest.Digest]bool{},
-	}
+	p.index, p.version = e.File, version
 	if err := p.make(ctx, m.Manifests); err != nil {
 		p.release()
 		return nil, err
 	}
 	return p, nil
+}
+
+func (l *Staging) newPlan(ctx context.Context, v View) (*plan, error) {
+	src, err := l.store.source(ctx, l.site.Repository)
+	return &plan{
+		l: l, view: v, src: src,
+		held: map[digest.Digest]*held{}, reached: map[digest.Digest]bool{}, missing: map[digest.Digest]bool{},
+	}, err
 }
 
 // indexError is what is wrong with index.json itself, which is no news to who wrote another file.
@@ -113,11 +118,32 @@ func (p *plan) make(ctx context.Context, entries []image.Descriptor) error {
 		}
 	}
 	for _, d := range p.current {
-		if err := p.reach(ctx, d, 0); err != nil {
+		if err := p.keepNone(ctx, d, 0); err != nil {
 			return err
 		}
 	}
 	return p.refer(ctx, rest)
+}
+
+// keepNone goes through what is published as it is: what is staged of it is not needed.
+func (p *plan) keepNone(ctx context.Context, d image.Descriptor, depth int) error {
+	if p.reached[d.Digest] || len(p.reached) >= maxDescriptors || depth > maxDepth {
+		return nil
+	}
+	p.reached[d.Digest] = true
+	if _, err := p.take(ctx, d); err != nil || !image.IsManifest(d.MediaType) {
+		return err
+	}
+	m, err := p.document(ctx, d)
+	if err != nil || m == nil {
+		return err
+	}
+	for _, child := range m.Children() {
+		if err := p.keepNone(ctx, child, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // choose finds the images among the entries, and returns the others.
@@ -139,11 +165,11 @@ func (p *plan) chooseAll(ctx context.Context, entries []image.Descriptor) (rest 
 		if !image.ValidTag(tag) {
 			return nil, &indexError{bad("%s: %q is no tag's name", v1.ImageIndexFile, tag)}
 		}
-		now, err := p.now(ctx, tag)
+		now, err := p.l.now(ctx, p.view, tag)
 		if err != nil {
 			return nil, err
 		}
-		if now == d.Digest {
+		if now.Digest == d.Digest {
 			p.current = append(p.current, d)
 		} else {
 			p.images = append(p.images, pick{d, tag})
@@ -155,7 +181,7 @@ func (p *plan) chooseAll(ctx context.Context, entries []image.Descriptor) (rest 
 // chooseOne finds the one image that is meant for a tag: the entry of that name; else the only one that is neither published
 // here already nor attached to another one.
 func (p *plan) chooseOne(ctx context.Context, entries []image.Descriptor, tag string) (rest []image.Descriptor, err error) {
-	now, err := p.now(ctx, tag)
+	now, err := p.l.now(ctx, p.view, tag)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +189,7 @@ func (p *plan) chooseOne(ctx context.Context, entries []image.Descriptor, tag st
 	var named *image.Descriptor
 	for _, d := range entries {
 		switch {
-		case d.Digest == now:
+		case d.Digest == now.Digest:
 			p.current = append(p.current[:0], d)
 		case refName(d) == tag:
 			named = &d
@@ -224,15 +250,6 @@ func among(entries []image.Descriptor, dgst digest.Digest) bool {
 		}
 	}
 	return false
-}
-
-// now is what a tag names for the writer, "" for nothing.
-func (p *plan) now(ctx context.Context, tag string) (digest.Digest, error) {
-	d, err := p.view.Now(ctx, tag)
-	if isMissing(err) {
-		return "", nil
-	}
-	return d.Digest, err
 }
 
 func refName(d image.Descriptor) string { return d.Annotations[v1.AnnotationRefName] }

@@ -30,6 +30,7 @@ const absence = 10 * time.Second
 func (l *Staging) Fsync(ctx context.Context, v View) error {
 	l.mu.Lock()
 	clear(l.absent)
+	clear(l.noTag)
 	l.wants = nil
 	l.mu.Unlock()
 	return l.settle(ctx, v, settleAll)
@@ -59,19 +60,69 @@ func (l *Staging) settle(ctx context.Context, v View, who settling) error {
 	return l.carryOut(ctx, p, who)
 }
 
-// unfinished is what becomes of a staging without an index.json: over a published image it asks for nothing.
+// noIndex is why nothing is pushed that has no list of what there is.
+const noIndex = "index.json is missing, or lists nothing yet"
+
+// unfinished is what becomes of a staging without an index.json: over a published image it asks for nothing, and what it has of
+// that is there already.
 func (l *Staging) unfinished(ctx context.Context, v View, who settling) error {
-	l.lacks(nil, "index.json is missing, or lists nothing yet")
-	if who != settleAll {
-		return nil
+	l.lacks(nil, noIndex)
+	now, err := l.now(ctx, v, l.site.Tag)
+	if err != nil {
+		return err
+	}
+	if now.Digest != "" {
+		return l.alreadyThere(ctx, v, now)
 	}
 	l.mu.Lock()
-	idle := len(l.names) == 0 || l.report.state == Pushed
+	idle := !l.hasBelow(".") || l.report.state == Pushed
 	l.mu.Unlock()
-	if _, err := v.Now(ctx, l.site.Tag); err == nil && l.site.Tag != "" || l.site.Tag == "" || idle {
+	if who != settleAll || l.site.Tag == "" || idle {
 		return nil
 	}
-	return fmt.Errorf("push %s: index.json is missing, or lists nothing yet: %w", l.site, image.ErrNotFound)
+	return fmt.Errorf("push %s: %s: %w", l.site, noIndex, image.ErrNotFound)
+}
+
+// now is what a tag names for the writer, the zero Descriptor for nothing. That there is nothing is remembered for a while, as the
+// absence of blobs is.
+func (l *Staging) now(ctx context.Context, v View, tag string) (image.Descriptor, error) {
+	l.mu.Lock()
+	since := l.noTag[tag]
+	l.mu.Unlock()
+	if tag == "" || time.Since(since) < absence {
+		return image.Descriptor{}, nil
+	}
+	d, err := v.Now(ctx, tag)
+	if !isMissing(err) {
+		return d, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noTag[tag] = time.Now()
+	return image.Descriptor{}, nil
+}
+
+// alreadyThere lets go of what is part of the published image.
+func (l *Staging) alreadyThere(ctx context.Context, v View, now image.Descriptor) error {
+	p, err := l.newPlan(ctx, v)
+	if err != nil {
+		return err
+	}
+	defer p.release()
+	if err := p.keepNone(ctx, now, 0); err != nil {
+		return err
+	}
+	l.letGoReached(p)
+	l.mu.Lock()
+	finished := l.onlySettled()
+	l.mu.Unlock()
+	if finished {
+		l.letGoMarker()
+		p.current = []image.Descriptor{now}
+		l.pushed(p)
+	}
+	l.tidy()
+	return nil
 }
 
 func (l *Staging) carryOut(ctx context.Context, p *plan, who settling) error {
@@ -222,29 +273,38 @@ func (l *Staging) isThere(ctx context.Context, src image.Source, dgst digest.Dig
 
 // done lets go of what was pushed. What was merely looked at stays, and index.json too if it lists what is not understood.
 func (l *Staging) done(p *plan) {
-	for dgst, h := range p.held {
-		if h != nil && p.reached[dgst] {
-			l.letGo(h.file, h.at, h.version)
-		}
-	}
+	l.letGoReached(p)
 	for _, dgst := range p.lists {
 		if h := p.held[dgst]; h != nil && !p.loose {
 			l.letGo(h.file, h.at, h.version)
 		}
 	}
+	if !p.loose {
+		l.letGo(p.index, v1.ImageIndexFile, p.version)
+		l.letGoMarker()
+	}
 	l.pushed(p)
-	if p.loose {
-		l.drain()
+	l.tidy()
+}
+
+func (l *Staging) letGoReached(p *plan) {
+	for dgst, h := range p.held {
+		if h != nil && p.reached[dgst] {
+			l.letGo(h.file, h.at, h.version)
+		}
+	}
+}
+
+// letGoMarker lets go of the file oci-layout, which says the same in every layout.
+func (l *Staging) letGoMarker() {
+	e, ok := l.Lookup(v1.ImageLayoutFile)
+	if !ok || e.File == nil {
 		return
 	}
-	l.letGo(p.index, v1.ImageIndexFile, p.version)
-	if e, ok := l.Lookup(v1.ImageLayoutFile); ok && e.File != nil {
-		e.File.io.RLock()
-		version := e.File.version
-		e.File.io.RUnlock()
-		l.letGo(e.File, v1.ImageLayoutFile, version)
-	}
-	l.drain()
+	e.File.io.RLock()
+	version := e.File.version
+	e.File.io.RUnlock()
+	l.letGo(e.File, v1.ImageLayoutFile, version)
 }
 
 // letGo drops a file that is published now, unless it has changed since; at once, or when it is not open any more.
@@ -258,8 +318,8 @@ func (l *Staging) letGo(f *File, at string, version uint64) {
 	}
 }
 
-// drain drops what was let go and is not open, and ends the staging if nothing else is in it.
-func (l *Staging) drain() {
+// tidy drops what was let go and is not open, and ends the staging if nothing else is in it.
+func (l *Staging) tidy() {
 	l.mu.Lock()
 	var files []*File
 	for at, n := range l.names {
@@ -267,12 +327,12 @@ func (l *Staging) drain() {
 			files = append(files, n.file)
 		}
 	}
-	empty := l.report.state == Pushed && l.onlyFolders()
+	over := len(l.names) == 0 || l.report.state == Pushed && l.onlyFolders()
 	l.mu.Unlock()
 	for _, f := range files {
 		f.unlinked()
 	}
-	if empty {
+	if over {
 		l.end()
 	}
 }
@@ -280,11 +340,26 @@ func (l *Staging) drain() {
 // onlyFolders tells whether there is nothing but the folders of every layout, and what was hidden of the image before.
 func (l *Staging) onlyFolders() bool {
 	for at, n := range l.names {
-		if n.kind == Regular || n.kind == Folder && at != Top && at != "." && at != v1.ImageBlobsDir && !isAlgorithm(at) {
+		if n.kind == Regular || n.kind == Folder && !isUsual(at) {
 			return false
 		}
 	}
 	return true
+}
+
+// onlySettled tells whether every file was let go but the marker of a layout, which says nothing.
+func (l *Staging) onlySettled() bool {
+	for at, n := range l.names {
+		if n.kind == Regular && n.file.settled == 0 && at != v1.ImageLayoutFile || n.kind == Folder && !isUsual(at) {
+			return false
+		}
+	}
+	return true
+}
+
+// isUsual tells the folders that every layout has.
+func isUsual(at string) bool {
+	return at == Top || at == "." || at == v1.ImageBlobsDir || isAlgorithm(at)
 }
 
 func isAlgorithm(at string) bool {

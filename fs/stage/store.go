@@ -147,7 +147,7 @@ func (s *Store) load(dir string) (*Staging, error) {
 	if err := l.replay(); err != nil {
 		return nil, err
 	}
-	if len(l.names) == 0 {
+	if l.onlyFolders() {
 		l.erase()
 		return nil, nil
 	}

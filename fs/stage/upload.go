@@ -230,7 +230,6 @@ func (l *Staging) put(ctx context.Context, dgst digest.Digest, f *File) error {
 		return fmt.Errorf("push %s@%s: %w", l.site.Repository, dgst, err)
 	}
 	l.letGo(f, at, h.version)
-	l.drain()
-	l.endIfEmpty()
+	l.tidy()
 	return nil
 }

@@ -38,7 +38,7 @@ func (l *Staging) verb(ctx context.Context, at string, f *File, v View) error {
 	v.Saw(l.site.Tag, d)
 	l.letGo(f, at, version)
 	l.pushed(&plan{images: []pick{{d, l.site.Tag}}, index: f, version: version})
-	l.drain()
+	l.tidy()
 	return nil
 }
 
