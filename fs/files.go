@@ -141,9 +141,10 @@ func (h *held) Close() error {
 
 // The extended attributes of all that has a descriptor.
 const (
-	xattrDigest     = "user.oci.digest"
-	xattrMediaType  = "user.oci.mediatype"
-	xattrAnnotation = "user.oci.annotation."
+	xattrOwn        = "user.oci."
+	xattrDigest     = xattrOwn + "digest"
+	xattrMediaType  = xattrOwn + "mediatype"
+	xattrAnnotation = xattrOwn + "annotation."
 )
 
 // Linux takes no longer names and values.

@@ -96,7 +96,7 @@ type siteDir struct {
 }
 
 func (s *site) folder(at string) *siteDir {
-	attr := Attr{Ino: s.repo.tree.ino(s.path, at), Dir: true, Volatile: true, Mode: 0o755}
+	attr := Attr{Ino: s.repo.tree.ino(path.Join(s.path, at)), Dir: true, Volatile: true, Mode: 0o755}
 	return &siteDir{dir{attr: attr}, s, at}
 }
 

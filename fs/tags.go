@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -156,6 +157,9 @@ func (t *tag) digest() *made {
 func (t *tag) XattrNames() []string { return xattrNames(image.Descriptor{}) }
 
 func (t *tag) Xattr(ctx context.Context, name string) (string, error) {
+	if !strings.HasPrefix(name, xattrOwn) { // users' own are not kept on folders
+		return "", fmt.Errorf("extended attribute %s: %w", name, image.ErrNotFound)
+	}
 	v, err := t.resolve(ctx)
 	if err != nil {
 		return "", err

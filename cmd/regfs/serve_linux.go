@@ -36,6 +36,11 @@ func serve(c *config, starter *starter) error {
 	counts := newMetrics(store)
 	client := c.newClient(counts.count)
 	defer client.Close()
+	release, err := lock(c.mountpoint)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", c.mountpoint, err)
+	}
+	defer release()
 	host := hosts(store, client)
 	staged, err := openStage(c, store, host, log)
 	if err != nil {
@@ -62,6 +67,7 @@ func serve(c *config, starter *starter) error {
 	if err != nil {
 		return err
 	}
+	_ = release()
 	log.Info("mounted", "at", c.mountpoint, "version", release())
 	if starter.ready() != nil {
 		log.Info("nobody waits for the mount any more")
@@ -128,15 +134,10 @@ func openStage(c *config, store *cache.Cache, host func(string) (image.Host, err
 	return stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
 }
 
-// attach mounts the tree, unless somebody else mounts there at this moment.
+// attach mounts the tree. The mountpoint is locked.
 func attach(c *config, tree *fs.Tree, log *slog.Logger) (*fuse.Server, error) {
-	release, err := lock(c.mountpoint)
-	if err != nil {
-		return nil, fmt.Errorf("mount %s: %w", c.mountpoint, err)
-	}
-	defer release()
 	var server *fuse.Server
-	words, err := listen(func() error {
+	words, err := listen(func() (err error) {
 		server, err = fuse.Mount(tree, c.mountpoint, fuse.Options{AllowOther: c.allowOther, Options: c.options, ReadOnly: c.readOnly, Log: log})
 		return err
 	})

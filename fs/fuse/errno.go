@@ -26,12 +26,12 @@ var errnos = []struct {
 	{image.ErrRefused, syscall.EINVAL},
 	{image.ErrTooLarge, syscall.EFBIG},
 	{image.ErrQuota, syscall.EDQUOT},
+	{syscall.ENOTEMPTY, syscall.ENOTEMPTY}, // which is os.ErrExist, too
 	{os.ErrExist, syscall.EEXIST},
 	{syscall.ENOSPC, syscall.ENOSPC},
 	{syscall.EDQUOT, syscall.EDQUOT},
 	{syscall.EROFS, syscall.EROFS},
 	{syscall.EPERM, syscall.EPERM},
-	{syscall.ENOTEMPTY, syscall.ENOTEMPTY},
 	{syscall.EISDIR, syscall.EISDIR},
 	{syscall.ENOTDIR, syscall.ENOTDIR},
 	{syscall.EXDEV, syscall.EXDEV},

@@ -187,10 +187,10 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 const noAttr = syscall.Errno(fuse.ENOATTR)
 
 // xattrPrefix is that of all extended attributes there are. Others, which ls -l and cp ask for, cost nothing.
-const xattrPrefix = "user.oci."
+const xattrPrefix = "user."
 
 func (n *node) Getxattr(ctx context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	if !strings.HasPrefix(name, xattrPrefix) && n.m.readOnly {
+	if !strings.HasPrefix(name, xattrPrefix) {
 		return 0, noAttr
 	}
 	value, err := n.n.Xattr(caller(ctx), name)

@@ -103,12 +103,20 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("staging folder: %w: choose another with --stage-dir", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("staging folder %s is in use by another mount: choose another with --stage-dir", dir)
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if time.Since(start) > lockPatience {
+			f.Close()
+			return nil, fmt.Errorf("staging folder %s is busy, another mount uses it: choose another with --stage-dir", dir)
+		}
 	}
-	return f, nil
 }
+
+// lockPatience is how long a daemon that was unmounted just now may take to end.
+const lockPatience = 3 * time.Second
 
 // recover opens all stagings that are on disk. One that can't be read is left alone, and said.
 func (s *Store) recover() error {

@@ -297,11 +297,11 @@ func TestHugeManifest(t *testing.T) {
 	told(t, m, "lookup", "team/app/tags/v1")
 }
 
-// TestReadOnly: nothing here can be written yet, and every attempt says so.
+// TestReadOnly: nothing can be written in such a mount, and every attempt says so.
 func TestReadOnly(t *testing.T) {
 	r := registries.Memory(t)
 	r.PushIndex(t, "team/app:v1", "1")
-	m := mounted.New(t, mounted.Options{})
+	m := mounted.New(t, mounted.Options{ReadOnly: true})
 	dir := m.At(r.Host, "team/app/tags")
 	for what, err := range map[string]error{
 		"mkdir":  os.Mkdir(dir+"/v2", 0o755),
