@@ -25,13 +25,16 @@ func (p *piece) open(w *watch) (io.ReadCloser, error) {
 	if p.sending != nil {
 		p.sending.finish()
 	}
-	s := &sending{piece: p, watch: w, at: p.off}
-	if p.kept != nil {
-		s.kept = p.kept
-	} else if err := p.upload.seek(p.off); err != nil {
-		return nil, err
-	} else {
+	s := &sending{piece: p, watch: w, at: p.off, kept: p.kept}
+	if p.kept == nil {
+		start := time.Now()
+		w.pause()
+		if err := p.upload.seek(p.off); err != nil {
+			return nil, err
+		}
 		s.feed, p.upload.fed = p.upload.feed, -1
+		w.expect(p.patience)
+		p.upload.extend(p.upload.deadline().Add(time.Since(start)))
 	}
 	p.sending = s
 	return s, nil

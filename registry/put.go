@@ -13,12 +13,20 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// put stores a manifest under a tag or its digest. As it can be repeated without harm, a lost answer is.
+// put stores a manifest under a tag or its digest, and has it found as a referrer.
 func (t target) put(ctx context.Context, d image.Descriptor, raw []byte, ref string) error {
-	var header http.Header
+	header, err := t.store(ctx, d, raw, ref)
+	if err != nil || header.Get("OCI-Subject") != "" {
+		return err
+	}
+	return t.refer(ctx, d, raw)
+}
+
+// store stores a manifest, and returns the header of the answer. As it can be repeated without harm, a lost answer is.
+func (t target) store(ctx context.Context, d image.Descriptor, raw []byte, ref string) (header http.Header, err error) {
 	r := request{method: http.MethodPut, path: "manifests/" + ref, header: http.Header{"Content-Type": {d.MediaType}}}
 	deadline := t.client.deadline()
-	err := retry(ctx, deadline, func() error {
+	err = retry(ctx, deadline, func() error {
 		resp, err := t.send(ctx, r.withBytes(raw), deadline)
 		if err != nil {
 			return err
@@ -27,10 +35,7 @@ func (t target) put(ctx context.Context, d image.Descriptor, raw []byte, ref str
 		header = resp.Header
 		return nil
 	})
-	if err != nil || header.Get("OCI-Subject") != "" {
-		return err
-	}
-	return t.refer(ctx, d, raw)
+	return header, err
 }
 
 // repository is the name of the repository at the endpoint.
@@ -101,7 +106,8 @@ func (t target) addReferrer(ctx context.Context, entry image.Descriptor, tag str
 		return err
 	}
 	index := image.Descriptor{MediaType: v1.MediaTypeImageIndex, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	return t.put(ctx, index, raw, tag)
+	_, err = t.store(ctx, index, raw, tag)
+	return err
 }
 
 // referrersIndex reads the index under that tag, or makes the first one.

@@ -162,6 +162,7 @@ func (u *upload) finish(p *piece) error {
 		}
 		return err
 	}
+	_, _ = p.sent() // nothing is told of it from here on
 	drain(resp)
 	u.done = true
 	return nil

@@ -393,3 +393,109 @@ func TestPushWithSubject(t *testing.T) {
 		}
 	})
 }
+
+// TestDeleteOfWhatIsThere: an answer that is lost, and a registry that knows no tags when it deletes.
+func TestDeleteOfWhatIsThere(t *testing.T) {
+	t.Parallel()
+	isDelete := registries.Method(http.MethodDelete)
+	for what, test := range map[string]struct {
+		ref   string
+		fault registries.Fault
+		want  error
+		left  bool
+	}{
+		"lost":        {"v1", registries.Swallow, nil, false},
+		"not there":   {"v2", registries.Swallow, image.ErrNotFound, true},
+		"404":         {"v1", registries.Answer(404, nil, ""), image.ErrUnsupported, true},
+		"404 unknown": {"v2", registries.Answer(404, nil, ""), image.ErrNotFound, true},
+		"400":         {"v1", registries.Answer(400, nil, `{"errors":[{"code":"DIGEST_INVALID"}]}`), image.ErrUnsupported, true},
+		"405":         {"v1", registries.Answer(405, nil, ""), image.ErrUnsupported, true},
+		"403":         {"v1", registries.Answer(403, nil, ""), image.ErrDenied, true},
+		"500":         {"v1", registries.Status(500, ""), nil, false},
+	} {
+		p := registries.NewProxy(t, distribution.Start(t, registries.Config{Delete: true}))
+		sink, src := writable(t, Options{}, p.Host, "foo", small)
+		blob, b := content(1000)
+		mustPush(t, sink, b, of(blob), image.Uploaded)
+		raw, m := manifest(b, "")
+		if err := sink.Tag(t.Context(), m, raw, "v1"); err != nil {
+			t.Fatal(err)
+		}
+		p.Fault(1, isDelete, test.fault)
+		if err := sink.Delete(t.Context(), test.ref); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v; want %v", what, err, test.want)
+		}
+		if _, err := src.Resolve(t.Context(), "v1"); (err == nil) != test.left {
+			t.Errorf("%s: the tag: %v", what, err)
+		}
+		if _, err := src.Resolve(t.Context(), m.Digest.String()); err != nil {
+			t.Errorf("%s: the manifest: %v", what, err)
+		}
+	}
+}
+
+// TestReferrersIndexStays: what others wrote into the index stays there, and what is no index is not written over.
+func TestReferrersIndexStays(t *testing.T) {
+	t.Parallel()
+	base := "http://" + distribution.Start(t, registries.Config{}).Host
+	blob, _ := content(10)
+	b := pushBlob(t, base, "foo", blob)
+	raw, m := manifest(b, "")
+	pushManifest(t, base, "foo", m.Digest.String(), raw, m.MediaType)
+	mine := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"x/y","digest":%q,"size":10},"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":%d}}`,
+		v1.MediaTypeImageManifest, b.Digest, m.MediaType, m.Digest, m.Size)
+	d := describe(v1.MediaTypeImageManifest, mine)
+	tag := referrersTag(m.Digest)
+	sink, src := writable(t, Options{}, strings.TrimPrefix(base, "http://"), "foo", small)
+
+	pushManifest(t, base, "foo", tag, raw, m.MediaType)
+	if _, err := sink.Push(t.Context(), d, of(mine)); !errors.Is(err, image.ErrInvalid) {
+		t.Errorf("the tag is a manifest: %v; want ErrInvalid", err)
+	}
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"more":"kept"}],"subject":{"mediaType":%q,"digest":%q,"size":%d},"x":[1]}`,
+		v1.MediaTypeImageIndex, m.MediaType, m.Digest, m.Size, m.MediaType, m.Digest, m.Size)
+	pushManifest(t, base, "foo", tag, index, v1.MediaTypeImageIndex)
+	for range 2 {
+		if _, err := sink.Push(t.Context(), d, of(mine)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, got, err := src.Manifest(t.Context(), tag)
+	if err != nil || strings.Count(string(got), `"digest"`) != 3 || !strings.Contains(string(got), `"more":"kept"`) ||
+		!strings.Contains(string(got), `"x":[1]`) || !strings.Contains(string(got), d.Digest.String()) {
+		t.Errorf("the index: %s, %v", got, err)
+	}
+}
+
+// TestChunkMinimum: a registry that wants larger pieces gets them.
+func TestChunkMinimum(t *testing.T) {
+	t.Parallel()
+	plain := inProcess(t, nil)
+	var c recorder
+	s := proxy(t, plain.URL, func(next http.Handler) http.Handler {
+		return c.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				w.Header().Set("OCI-Chunk-Min-Length", "200000")
+			}
+			next.ServeHTTP(w, r)
+		}))
+	})
+	sink, src := writable(t, Options{}, address(s), "foo", small)
+	for size, want := range map[int]int{200_000: 0, 300_000: 2} {
+		for _, known := range []bool{true, false} {
+			raw, d := content(size)
+			raw = append(raw[:size-1], fmt.Sprint(known)[0])
+			d = describe(d.MediaType, raw)
+			if !known {
+				d.Size = -1
+			}
+			c.take()
+			mustPush(t, sink, d, of(raw), image.Uploaded)
+			mustHave(t, src, d, raw)
+			patches := strings.Count(strings.Join(c.take(), "\n"), "PATCH")
+			if patches != want && (known || patches != 1) {
+				t.Errorf("%d bytes, known %v: %d PATCHes, want %d", size, known, patches, want)
+			}
+		}
+	}
+}

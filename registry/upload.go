@@ -183,12 +183,15 @@ func (u *upload) moved(to int64, waited time.Duration) {
 	}
 }
 
-// has takes note of how much the registry has.
+// has takes note of how much the registry has. More than before leaves more time; only more than ever counts as progress, or an
+// upload that is lost again and again would go on for ever.
 func (u *upload) has(off int64) {
+	if off > u.off {
+		u.extend(u.client.deadline())
+	}
 	if u.off = off; off > u.furthest {
 		u.furthest = off
 		u.renew()
-		u.extend(u.client.deadline())
 	}
 }
 

@@ -85,10 +85,8 @@ func TestUploadFaults(t *testing.T) {
 		fault registries.Fault
 	}{
 		"500 to POST":             {2, isPost, registries.Status(500, "")},
-		"429 to POST":             {1, isPost, registries.Status(429, "1")},
 		"503 to PATCH":            {2, isPatch, registries.Status(503, "")},
-		"500 to PATCH and GET":    {4, registries.Path("/blobs/uploads/."), registries.Status(500, "")},
-		"429 to PUT":              {1, isPut, registries.Status(429, "1")},
+		"500 to PATCH and GET":    {2, registries.Path("/blobs/uploads/."), registries.Status(500, "")},
 		"500 to PUT":              {2, isPut, registries.Status(500, "")},
 		"503 to HEAD":             {2, isHead, registries.Status(503, "")},
 		"502 to a manifest":       {2, putsTag, registries.Status(502, "")},
@@ -103,24 +101,39 @@ func TestUploadFaults(t *testing.T) {
 		"wrong offset":            {1, isPatch, said(416, "RANGE_INVALID")},
 		"session went wrong":      {1, isPut, said(400, "DIGEST_INVALID")},
 		"no offset":               {1, registries.Path("/blobs/uploads/."), registries.Swallow},
-		"silence to PATCH":        {1, isPatch, registries.Hang},
-		"silence to PUT":          {1, isPut, registries.Hang},
 	}
 	eachKind(t, registries.Config{}, func(t *testing.T, kind string, p *registries.Proxy) {
 		for what, test := range tests {
 			t.Run(what, func(t *testing.T) {
 				t.Parallel()
 				p := registries.NewProxy(t, p.Registry)
-				for _, size := range []int{50_000, 250_000} {
-					for _, known := range []bool{true, false} {
-						p.Reset()
-						p.Fault(test.times, test.match, test.fault)
-						pushOne(t, p, fmt.Sprint(what, known), size, known)
-					}
+				for size, known := range map[int]bool{50_000: true, 150_000: true, 40_000: false} {
+					p.Reset()
+					p.Fault(test.times, test.match, test.fault)
+					pushOne(t, p, what, size, known)
 				}
 			})
 		}
 	})
+}
+
+// TestUploadWaits: as long as it is told to, and for a registry that says nothing no longer than it has to.
+func TestUploadWaits(t *testing.T) {
+	t.Parallel()
+	for what, fault := range map[string]registries.Fault{"429": registries.Status(429, "1"), "silence": registries.Hang} {
+		for kind, match := range map[string]registries.Match{"PATCH": isPatch, "PUT": isPut} {
+			t.Run(what+" to "+kind, func(t *testing.T) {
+				t.Parallel()
+				p := registries.NewProxy(t, registries.Memory(t))
+				p.Fault(1, match, fault)
+				start := time.Now()
+				pushOne(t, p, what, 150_000, true)
+				if took := time.Since(start); took < time.Second {
+					t.Errorf("after %v", took)
+				}
+			})
+		}
+	}
 }
 
 // pushOne pushes an image of one blob, whose content is named.
