@@ -38,6 +38,7 @@ type Client struct {
 	mu        sync.Mutex
 	endpoints map[endpointKey]*endpoint
 	subjects  map[string]*subjectLock
+	owed      map[string]bool
 }
 
 // New makes a Client. It reads no configuration and sends nothing.
@@ -47,7 +48,7 @@ func New(o Options) *Client {
 	}
 	return &Client{
 		options: o, pieces: pieces{chunkSize, bufferedSize},
-		endpoints: map[endpointKey]*endpoint{}, subjects: map[string]*subjectLock{},
+		endpoints: map[endpointKey]*endpoint{}, subjects: map[string]*subjectLock{}, owed: map[string]bool{},
 	}
 }
 

@@ -54,7 +54,7 @@ func (t target) delete(ctx context.Context, ref manifestRef) error {
 	return t.judgeUntag(ctx, ref, before, err)
 }
 
-// exists tells whether there is such a manifest; a verdict other than yes is no.
+// exists tells whether there is such a manifest. A verdict other than yes is no: who may write may not always read.
 func (t target) exists(ctx context.Context, ref manifestRef, deadline time.Time) (there bool, err error) {
 	err = retry(ctx, deadline, func() error {
 		_, err := t.head(ctx, ref, deadline)

@@ -19,7 +19,29 @@ func (t target) put(ctx context.Context, d image.Descriptor, raw []byte, ref str
 	if err != nil || header.Get("OCI-Subject") != "" {
 		return err
 	}
-	return t.refer(ctx, d, raw)
+	t.owe(d.Digest, true)
+	if err := t.refer(ctx, d, raw); err != nil {
+		return err
+	}
+	t.owe(d.Digest, false)
+	return nil
+}
+
+// owe remembers which manifests are there and not yet in the list of referrers: it is too early to skip them.
+func (t target) owe(dgst digest.Digest, owing bool) {
+	t.client.mu.Lock()
+	defer t.client.mu.Unlock()
+	if owing {
+		t.client.owed[t.host+t.path+dgst.String()] = true
+	} else {
+		delete(t.client.owed, t.host+t.path+dgst.String())
+	}
+}
+
+func (t target) owes(dgst digest.Digest) bool {
+	t.client.mu.Lock()
+	defer t.client.mu.Unlock()
+	return t.client.owed[t.host+t.path+dgst.String()]
 }
 
 // store stores a manifest, and returns the header of the answer. As it can be repeated without harm, a lost answer is.

@@ -2,13 +2,10 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/regfs/regfs/image"
 )
 
@@ -92,25 +89,22 @@ func (s *sink) origin(t target, origins []image.Repository) string {
 	return ""
 }
 
-// pushManifest reads the manifest first: what it says of its subject counts even where it is there already.
+// pushManifest puts a manifest that is not there, or that was put there and could not be made a referrer.
 func (s *sink) pushManifest(ctx context.Context, t target, d image.Descriptor, content image.Content) (image.How, error) {
+	if !t.owes(d.Digest) {
+		there, err := t.exists(ctx, manifestRef{d.Digest.String(), d.Digest}, t.client.deadline())
+		if err != nil {
+			return "", err
+		}
+		if there {
+			return image.Skipped, nil
+		}
+	}
 	raw, err := readManifest(ctx, d, content)
 	if err != nil {
 		return "", err
 	}
 	d.Size = int64(len(raw))
-	deadline := t.client.deadline()
-	var there bool
-	err = retry(ctx, deadline, func() (err error) {
-		there, err = t.hasManifest(ctx, d.Digest, deadline)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	if there {
-		return image.Skipped, t.refer(ctx, d, raw)
-	}
 	err = t.put(ctx, d, raw, d.Digest.String())
 	if err == nil && content.Sent != nil {
 		content.Sent(d.Size)
@@ -173,13 +167,4 @@ func checkTag(d image.Descriptor, raw []byte, tag string) error {
 		return fmt.Errorf("a manifest of %d bytes, more than %d: %w", len(raw), image.MaxManifest, image.ErrTooLarge)
 	}
 	return matches(d, raw)
-}
-
-// hasManifest asks for a manifest. A verdict other than yes is no: who may write may not always read.
-func (t target) hasManifest(ctx context.Context, dgst digest.Digest, deadline time.Time) (bool, error) {
-	_, err := t.head(ctx, manifestRef{dgst.String(), dgst}, deadline)
-	if verdict(err) || errors.Is(err, errUnanswered) {
-		return false, nil
-	}
-	return err == nil, err
 }
