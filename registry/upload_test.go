@@ -21,7 +21,6 @@ var (
 	isPatch = registries.Both(registries.Method(http.MethodPatch), registries.Path("/blobs/uploads/"))
 	isPut   = registries.Both(registries.Method(http.MethodPut), registries.Path("/blobs/uploads/"))
 	isHead  = registries.Both(registries.Method(http.MethodHead), registries.Path("/blobs/sha"))
-	isAsk   = registries.Get("/blobs/uploads/")
 	putsTag = registries.Both(registries.Method(http.MethodPut), registries.Path("/manifests/"))
 )
 
