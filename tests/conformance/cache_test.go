@@ -32,33 +32,29 @@ func (h oneRepository) Sink(context.Context, string) (image.Sink, error) {
 
 func (oneRepository) Close() error { return nil }
 
-// TestCacheSink writes through a cache and reads through it what was written, whether it believes for long or asks each time.
-func TestCacheSink(t *testing.T) {
+// TestCachedLayout writes to a layout through a cache and reads through it what was written.
+func TestCachedLayout(t *testing.T) {
 	for name, ttl := range map[string]time.Duration{"believing": time.Hour, "asking": 0} {
 		t.Run(name, func(t *testing.T) {
 			conformance.Sink(t, func(t *testing.T) (image.Sink, image.Source) {
 				dir := t.TempDir()
-				return cached(t, ttl, oneRepository{func() (image.Sink, image.Source) {
+				host := cached(t, ttl, oneRepository{func() (image.Sink, image.Source) {
 					l := ociLayout(t, dir)
 					return l, l
 				}})
+				return sink(t, host), source(t, host)
 			})
 		})
 	}
 }
 
-// cached is a repository of a host as a new cache shows it.
-func cached(t *testing.T, ttl time.Duration, inner image.Host) (image.Sink, image.Source) {
+// cached is a host as a new cache shows it.
+func cached(t *testing.T, ttl time.Duration, inner image.Host) image.Host {
 	t.Helper()
 	c, err := cache.New(cache.Options{Dir: t.TempDir(), TTL: ttl, Timeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	host := c.Host("registry.test", inner)
-	sink, err := host.Sink(t.Context(), repository)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sink, source(t, host)
+	return c.Host("registry.test", inner)
 }
