@@ -73,7 +73,7 @@ func copyNamed(ctx context.Context, c *config, source, destination string, stder
 	if err := c.checkTimeout(); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, endings()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	p := newProgress(stderr, quiet)
@@ -86,6 +86,17 @@ func copyNamed(ctx context.Context, c *config, source, destination string, stder
 		fmt.Fprintf(stderr, "copied %s to %s\n", root.Digest, to)
 	}
 	return err
+}
+
+// endings are the signals that end a copy. What nohup or a shell had this process ignore stays ignored.
+func endings() []os.Signal {
+	ends := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			ends = append(ends, s)
+		}
+	}
+	return ends
 }
 
 // copyImage copies what one name names to where the other one says, and returns what that is.
