@@ -28,12 +28,15 @@ func run(t registries.TB, program, data string, runs int) {
 	b.runs = runs
 	b.intro()
 	fmt.Println(header)
-	for _, begin := range []func() contest{b.cold, b.cached, b.blob, b.tags} {
+	for _, begin := range []func() contest{
+		b.cold, b.cached, b.blob, b.tags, b.betweenRegistries, b.withinRegistry, b.fromDisk, b.bySkopeo,
+	} {
 		c := begin()
 		fmt.Print(b.compete(c).rows(c))
 	}
 	fmt.Print(b.start())
 	fmt.Print(b.memory())
+	fmt.Print(b.largePush())
 	b.method()
 }
 
@@ -42,6 +45,8 @@ type bench struct {
 	t        registries.TB
 	program  string
 	registry *registries.Registry
+	// other is a second registry, without content.
+	other *registries.Registry
 	// size is that of the image's layout, in bytes.
 	size int64
 	runs int
@@ -49,6 +54,8 @@ type bench struct {
 	local, largest string
 	// peak is the most memory that a daemon had, in bytes.
 	peak int64
+	// pushes counts the repositories that were pushed to: each push needs one that has nothing of the image.
+	pushes int
 }
 
 // What the registry holds: an image, and one manifest under many tags.
@@ -73,6 +80,7 @@ func prepare(t registries.TB, program, data string) *bench {
 	img := image(t, filepath.Join(data, "image"))
 	b.registry = registries.Docker(t, registries.Config{Storage: registries.ManyTags(t, tagged, tagCount)})
 	b.registry.PushImage(t, repository+":v1", img)
+	b.other = registries.Docker(t, registries.Config{})
 
 	b.local = filepath.Join(t.TempDir(), "local")
 	b.must(exec.CommandContext(t.Context(), "crane", "pull", "--format=oci", b.ref(), b.local))

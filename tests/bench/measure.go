@@ -24,7 +24,7 @@ type sample struct {
 func (b *bench) measure(d *daemon.Daemon, cmd *exec.Cmd) sample {
 	var errors strings.Builder
 	cmd.Stderr = &errors
-	served, asked := time.Duration(0), b.cpu(b.registry.PID)
+	served, asked := time.Duration(0), b.cpu(b.registry.PID)+b.cpu(b.other.PID)
 	if d != nil {
 		served = b.cpu(d.PID)
 	}
@@ -39,7 +39,7 @@ func (b *bench) measure(d *daemon.Daemon, cmd *exec.Cmd) sample {
 	if d != nil {
 		s.cpu += b.cpu(d.PID) - served
 	}
-	s.registry = b.cpu(b.registry.PID) - asked
+	s.registry = b.cpu(b.registry.PID) + b.cpu(b.other.PID) - asked
 	return s
 }
 

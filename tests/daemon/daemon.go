@@ -34,7 +34,9 @@ func Mount(t registries.TB, program, cacheDir string, flags ...string) *Daemon {
 	if err := os.Mkdir(d.Path, 0o755); err != nil {
 		t.Fatalf("%v", err)
 	}
-	args := append([]string{"mount", "--cache-dir", cacheDir, "--log-file", filepath.Join(dir, "log")}, flags...)
+	args := append([]string{
+		"mount", "--cache-dir", cacheDir, "--stage-dir", filepath.Join(dir, "stage"), "--log-file", filepath.Join(dir, "log"),
+	}, flags...)
 	begin := time.Now()
 	out, err := exec.CommandContext(t.Context(), program, append(args, d.Path)...).CombinedOutput()
 	t.Cleanup(func() {
