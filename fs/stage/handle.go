@@ -224,3 +224,19 @@ func (h *held) bytes(ctx context.Context) ([]byte, error) {
 	}
 	return raw, err
 }
+
+// isManifest tells whether what is held is a manifest or an index by all appearances.
+func (h *held) isManifest(ctx context.Context) bool {
+	if h.size > image.MaxManifest {
+		return false
+	}
+	if c := h.file.refType(); c != "" {
+		return image.IsManifest(c)
+	}
+	raw, err := h.bytes(ctx)
+	if err != nil {
+		return false
+	}
+	_, err = image.ParseManifest("", raw)
+	return err == nil
+}

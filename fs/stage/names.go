@@ -60,15 +60,23 @@ type Staging struct {
 	warned  bool      // since then
 
 	wants   map[digest.Digest]bool // blobs that the last plan lacked; nil when it does not hold any more
-	absent  map[digest.Digest]time.Time
+	absent  map[thing]time.Time
 	noTag   map[string]time.Time
-	there   map[digest.Digest]bool
+	there   map[thing]bool
 	uploads map[digest.Digest]*upload
 	report  report
 	// lastIndex is the index.json that was pushed, and lastVersion what it was then.
 	lastIndex   *File
 	lastVersion uint64
 }
+
+// thing is what a repository can have: a blob or a manifest, which are two things though they go by the same digest.
+type thing struct {
+	digest     digest.Digest
+	isManifest bool
+}
+
+func thingOf(d image.Descriptor) thing { return thing{d.Digest, image.IsManifest(d.MediaType)} }
 
 // name is what a path stands for.
 type name struct {
@@ -81,7 +89,7 @@ type name struct {
 func newStaging(s *Store, site Site, dir string) *Staging {
 	return &Staging{
 		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), names: map[string]*name{}, last: time.Now(),
-		absent: map[digest.Digest]time.Time{}, noTag: map[string]time.Time{}, there: map[digest.Digest]bool{}, uploads: map[digest.Digest]*upload{},
+		absent: map[thing]time.Time{}, noTag: map[string]time.Time{}, there: map[thing]bool{}, uploads: map[digest.Digest]*upload{},
 	}
 }
 

@@ -304,7 +304,7 @@ func (p *plan) subject(ctx context.Context, dgst digest.Digest) bool {
 	if p.reached[dgst] {
 		return true
 	}
-	there, err := p.l.isThere(ctx, p.src, dgst)
+	there, err := p.l.isThere(ctx, p.src, thing{dgst, true})
 	return err == nil && there
 }
 
@@ -341,7 +341,7 @@ func (p *plan) document(ctx context.Context, d image.Descriptor) (*image.Manifes
 	var raw []byte
 	if h != nil {
 		raw, err = h.bytes(ctx)
-	} else if there, e := p.l.isThere(ctx, p.src, d.Digest); e != nil || !there {
+	} else if there, e := p.l.isThere(ctx, p.src, thing{d.Digest, true}); e != nil || !there {
 		return nil, e
 	} else {
 		_, raw, err = p.src.Manifest(ctx, d.Digest.String())
@@ -392,7 +392,7 @@ func (p *plan) reach(ctx context.Context, d image.Descriptor, depth int) error {
 
 // lack notes what is not staged, unless the repository has it, or nobody needs to: the layers that have URLs.
 func (p *plan) lack(ctx context.Context, d image.Descriptor) error {
-	there, err := p.l.isThere(ctx, p.src, d.Digest)
+	there, err := p.l.isThere(ctx, p.src, thingOf(d))
 	if err == nil && !there && len(d.URLs) == 0 {
 		p.missing[d.Digest] = image.IsManifest(d.MediaType)
 	}

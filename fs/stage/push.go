@@ -192,13 +192,15 @@ type beside struct {
 }
 
 func (b *beside) Push(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
-	if how, ok, err := b.l.await(ctx, d.Digest); ok || err != nil {
-		return how, err
+	if !image.IsManifest(d.MediaType) {
+		if how, ok, err := b.l.await(ctx, d.Digest); ok || err != nil {
+			return how, err
+		}
 	}
 	how, err := b.Sink.Push(ctx, d, content)
 	if err == nil {
 		b.l.mu.Lock()
-		b.l.there[d.Digest] = true
+		b.l.there[thingOf(d)] = true
 		b.l.mu.Unlock()
 	}
 	return how, err
@@ -245,26 +247,33 @@ func (l *Staging) acted(f *File, version uint64) bool {
 func (l *Staging) known(dgst digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.there[dgst]
+	return l.there[thing{dgst, false}]
 }
 
 // isThere tells whether the repository has a blob or manifest. Either answer is remembered, or every file that is written would
 // cost a request for every one that is not yet.
-func (l *Staging) isThere(ctx context.Context, src image.Source, dgst digest.Digest) (bool, error) {
+//
+// A manifest is asked for as one: some registries have the blob of that digest, and no manifest.
+func (l *Staging) isThere(ctx context.Context, src image.Source, what thing) (bool, error) {
 	l.mu.Lock()
-	there, since := l.there[dgst], l.absent[dgst]
+	there, since := l.there[what], l.absent[what]
 	l.mu.Unlock()
 	if there || time.Since(since) < absence {
 		return there, nil
 	}
-	_, err := src.Stat(ctx, dgst)
+	var err error
+	if what.isManifest {
+		_, err = src.Resolve(ctx, what.digest.String())
+	} else {
+		_, err = src.Stat(ctx, what.digest)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
-		l.there[dgst] = true
+		l.there[what] = true
 	case isMissing(err):
-		l.absent[dgst] = time.Now()
+		l.absent[what] = time.Now()
 	default:
 		return false, err
 	}

@@ -157,3 +157,13 @@ func (f *File) contentLocked(ctx context.Context) (c image.Content, release func
 	}
 	return image.Content{Open: func(_ context.Context, off int64) (io.ReadCloser, error) { return d.reader(off, size) }}, d.unpin, nil
 }
+
+// refType is the media type of what the file refers to, "" where that is not known.
+func (f *File) refType() string {
+	f.io.RLock()
+	defer f.io.RUnlock()
+	if f.ref == nil {
+		return ""
+	}
+	return f.ref.Descriptor.MediaType
+}

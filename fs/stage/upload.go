@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -44,7 +45,7 @@ func (l *Staging) begin(dgst digest.Digest, f *File, follow bool) {
 func (l *Staging) enlist(dgst digest.Digest, u *upload) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.gone || l.uploads[dgst] != nil || l.there[dgst] {
+	if l.gone || l.uploads[dgst] != nil || l.there[thing{dgst, false}] {
 		return false
 	}
 	l.uploads[dgst] = u
@@ -75,8 +76,8 @@ func (l *Staging) upload(ctx context.Context, u *upload, dgst digest.Digest, f *
 		delete(l.uploads, dgst)
 	}
 	if u.err == nil {
-		l.there[dgst] = true
-		delete(l.absent, dgst)
+		l.there[thing{dgst, false}] = true
+		delete(l.absent, thing{dgst, false})
 	}
 	l.mu.Unlock()
 	close(u.done)
@@ -110,6 +111,9 @@ func (l *Staging) send(ctx context.Context, dgst digest.Digest, f *File, follow 
 			return "", fmt.Errorf("%s changed: %w", dgst, errBroken)
 		}
 		defer h.release()
+		if h.isManifest(ctx) {
+			return "", errNoBlob
+		}
 		content, d.Size = h.content, h.size
 	}
 	content.Sent = func(n int64) { l.told(copy.Event{Descriptor: d, State: copy.Moving, Sent: n}) }
@@ -121,6 +125,9 @@ func (l *Staging) send(ctx context.Context, dgst digest.Digest, f *File, follow 
 	l.told(copy.Event{Descriptor: d, State: copy.Done, How: how})
 	return how, nil
 }
+
+// errNoBlob ends the upload of a manifest: it is no blob, and goes when all that it names is there.
+var errNoBlob = errors.New("this is a manifest")
 
 // await is the result of the upload of a blob that is on its way: ok is false where there is none, and whoever asks has to push it.
 // One that has not started is his from then on.

@@ -116,7 +116,7 @@ func (l *Staging) complete(ctx context.Context, m *image.Manifest) error {
 	clear(l.absent)
 	l.mu.Unlock()
 	for _, d := range m.Children() {
-		there, err := l.isThere(ctx, src, d.Digest)
+		there, err := l.isThere(ctx, src, thingOf(d))
 		if err != nil {
 			return err
 		}
