@@ -75,6 +75,10 @@ func prepare(t registries.TB, program, data string) *bench {
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		t.Fatalf("%v", err)
 	}
+	// A module of its own, so that the go command leaves Debian's sources in there alone.
+	if err := os.WriteFile(filepath.Join(data, "go.mod"), []byte("module data\n"), 0o644); err != nil {
+		t.Fatalf("%v", err)
+	}
 	os.Setenv("TMPDIR", tmp)
 	b := &bench{t: t, program: program}
 	img := image(t, filepath.Join(data, "image"))
