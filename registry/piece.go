@@ -83,15 +83,25 @@ func (s *sending) Read(p []byte) (int, error) {
 
 func (s *sending) take(p []byte) (int, error) {
 	if s.feed == nil {
-		n := copy(p, s.kept)
-		s.kept = s.kept[n:]
-		return n, nil
+		return s.takeKept(p)
 	}
 	n, err := s.feed.Read(p)
 	if err == io.EOF {
 		err = &contentError{fmt.Errorf("the content ends at %d, before %d: %w", s.position(), s.upload.size, image.ErrDigest)}
 	}
 	return n, err
+}
+
+// takeKept copies from the buffer, which is filled anew when the request is over.
+func (s *sending) takeKept(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return 0, io.ErrClosedPipe
+	}
+	n := copy(p, s.kept)
+	s.kept = s.kept[n:]
+	return n, nil
 }
 
 func (s *sending) position() int64 {

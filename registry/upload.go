@@ -17,7 +17,7 @@ import (
 // to know the length of what it is sent.
 const (
 	chunkSize    = 32 << 20
-	bufferedSize = 8 << 20
+	bufferedSize = 4 << 20
 )
 
 // maxBuffered is the most memory that a registry which wants large chunks is given.
@@ -46,6 +46,7 @@ type upload struct {
 	done     bool
 	how      image.How
 
+	buffer []byte // of the piece that is being sent, where its length could not be known
 	digest *digester
 	feed   *feed
 	fed    int64 // where the feed is, or -1 where that can't be known
@@ -128,10 +129,13 @@ func (u *upload) fill(p *piece) error {
 	if err := u.seek(u.off); err != nil {
 		return err
 	}
-	var err error
-	p.kept, err = io.ReadAll(io.LimitReader(u.feed, u.pieces.buffered))
-	p.end += int64(len(p.kept))
-	if u.fed = p.end; err != nil {
+	if int64(len(u.buffer)) < u.pieces.buffered {
+		u.buffer = make([]byte, u.pieces.buffered)
+	}
+	n, err := io.ReadFull(u.feed, u.buffer)
+	p.kept = u.buffer[:n]
+	p.end += int64(n)
+	if u.fed = p.end; err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return err
 	}
 	if int64(len(p.kept)) < u.pieces.buffered {
