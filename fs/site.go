@@ -56,6 +56,11 @@ func (s *site) change(ctx context.Context, fn func(*stage.Staging) error) error 
 		if err := fn(l); !errors.Is(err, stage.ErrGone) {
 			return err
 		}
+		select {
+		case <-l.Over():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

@@ -80,6 +80,12 @@ func (d *data) remove() {
 	}
 }
 
+func (d *data) removed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone
+}
+
 // clone copies the first n bytes into another data.
 func (d *data) clone(to *data, n int64) error {
 	from, err := d.use()

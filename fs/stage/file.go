@@ -251,8 +251,11 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return in.ReadAt(p[:min(int64(len(p)), f.size-off)], off)
 }
 
-// Sync has the disk keep what was written.
+// Sync has the disk keep what was written, and under which name.
 func (f *File) Sync() error {
+	if err := f.l.syncJournal(); err != nil {
+		return err
+	}
 	f.io.RLock()
 	defer f.io.RUnlock()
 	if f.ref != nil || f.size == 0 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
 )
@@ -26,10 +27,14 @@ type Handle struct {
 	wrote atomic.Bool
 }
 
-// Open opens the file. Its content stays until the Handle is closed, whatever becomes of its name.
+// Open opens the file. Its content stays until the Handle is closed, whatever becomes of its name. ESTALE for a file that is not
+// there any more: it was pushed or removed since it was looked up.
 func (f *File) Open() (*Handle, error) {
 	f.io.Lock()
 	defer f.io.Unlock()
+	if f.open == 0 && f.data.removed() {
+		return nil, fmt.Errorf("a staged file that has gone: %w", unix.ESTALE)
+	}
 	if f.open == 0 {
 		if _, err := f.data.use(); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package stage
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,6 +59,19 @@ func (l *Staging) note(r record) error {
 	}
 	// Newlines stand at both ends, so that a line which was cut short by a full disk spoils no other.
 	if _, err := l.journal.Write(append(append([]byte("\n"), raw...), '\n')); err != nil {
+		return fmt.Errorf("journal of %s: %w", l.site, err)
+	}
+	return nil
+}
+
+func (l *Staging) syncJournal() error {
+	l.mu.Lock()
+	journal := l.journal
+	l.mu.Unlock()
+	if journal == nil {
+		return nil
+	}
+	if err := journal.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("journal of %s: %w", l.site, err)
 	}
 	return nil

@@ -51,6 +51,7 @@ type Staging struct {
 
 	// pushing is held by who plans and pushes.
 	pushing chan struct{}
+	over    chan struct{} // closed when it has ended
 
 	mu      sync.Mutex
 	names   map[string]*name
@@ -88,7 +89,7 @@ type name struct {
 
 func newStaging(s *Store, site Site, dir string) *Staging {
 	return &Staging{
-		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), names: map[string]*name{}, last: time.Now(),
+		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), over: make(chan struct{}), names: map[string]*name{}, last: time.Now(),
 		absent: map[thing]time.Time{}, noTag: map[string]time.Time{}, there: map[thing]bool{}, uploads: map[digest.Digest]*upload{},
 	}
 }
@@ -346,17 +347,22 @@ func (l *Staging) Ended() bool {
 	return l.gone
 }
 
-// End throws the staging away.
-func (l *Staging) End() { l.end() }
-
-func (l *Staging) end() {
-	last := l.Status()
+// End throws the staging away, and returns when nothing is left of it.
+func (l *Staging) End() {
 	l.mu.Lock()
+	ends := l.finish()
+	l.mu.Unlock()
+	ends()
+}
+
+// finish ends the staging: nothing is changed in it from now on. What it returns is to be called without the lock, and clears up. The
+// lock is held.
+func (l *Staging) finish() (clearUp func()) {
 	if l.gone {
-		l.mu.Unlock()
-		return
+		return func() {}
 	}
 	l.gone = true
+	last := l.status()
 	var files []*File
 	for _, n := range l.names {
 		if n.file != nil {
@@ -367,13 +373,18 @@ func (l *Staging) end() {
 	for _, u := range l.uploads {
 		u.cancel()
 	}
-	l.mu.Unlock()
-	for _, f := range files {
-		f.unlinked()
+	return func() {
+		for _, f := range files {
+			f.unlinked()
+		}
+		l.erase()
+		l.store.remove(l, last)
+		close(l.over)
 	}
-	l.store.remove(l, last)
-	l.erase()
 }
+
+// Over is closed when nothing is left of a staging that ended, so that another one can begin.
+func (l *Staging) Over() <-chan struct{} { return l.over }
 
 // erase removes the staging from the disk.
 func (l *Staging) erase() {
@@ -408,11 +419,12 @@ func (l *Staging) rest(silence time.Duration) {
 	}
 	tell := !l.warned && !hidden
 	l.warned = true
-	l.mu.Unlock()
+	ends := func() {}
 	if hidden {
-		l.end()
-		return
+		ends = l.finish()
 	}
+	l.mu.Unlock()
+	ends()
 	if status := l.Status(); tell && (status.State == Writing || status.State == Broken) {
 		l.store.o.Log.Warn("an image is not pushed yet and nobody writes to it", "image", l.site.String(), "why", status.reason())
 	}

@@ -336,14 +336,15 @@ func (l *Staging) tidy() {
 			files = append(files, n.file)
 		}
 	}
-	over := len(l.names) == 0 || l.report.state == Pushed && l.onlyFolders()
+	ends := func() {}
+	if len(l.names) == 0 || l.report.state == Pushed && l.onlyFolders() {
+		ends = l.finish()
+	}
 	l.mu.Unlock()
 	for _, f := range files {
 		f.unlinked()
 	}
-	if over {
-		l.end()
-	}
+	ends()
 }
 
 // onlyFolders tells whether there is nothing but the folders of every layout, and what was hidden of the image before.

@@ -101,6 +101,10 @@ func (r *report) set(state State) {
 func (l *Staging) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.status()
+}
+
+func (l *Staging) status() Status {
 	r := &l.report
 	s := Status{
 		Registry: l.site.Host, Repository: l.site.Name, Tag: l.site.Tag, State: r.state, Error: r.err, Waiting: r.waiting,

@@ -177,7 +177,7 @@ func (s *Store) Begin(site Site) (*Staging, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.stagings[site]; l != nil {
-		return l, nil
+		return l, nil // it may have ended just now: then it says so when it is used
 	}
 	sum := sha256.Sum256([]byte(site.Host + "\x00" + site.Name + "\x00" + site.Tag))
 	l := newStaging(s, site, filepath.Join(s.o.Dir, hex.EncodeToString(sum[:16])))
@@ -246,7 +246,7 @@ func (s *Store) Discard(site Site) error {
 		return fmt.Errorf("nothing is staged for %s: %w", site, image.ErrNotFound)
 	}
 	if l != nil {
-		l.end()
+		l.End()
 	}
 	return nil
 }
