@@ -42,6 +42,9 @@ type Content struct {
 	Origins []Repository
 	// Remote tells that the content comes from another place: it is Streamed then.
 	Remote bool
+	// Verified tells that the reader vouches for the content: it ends in io.EOF only if it is what its descriptor says. A place
+	// that checks what it is sent by itself, as registries do, need not have it hashed once more on the way.
+	Verified bool
 	// Sent, if not nil, is told how many bytes of the content the place has by now. After a fault that can be less than before.
 	Sent func(n int64)
 }

@@ -71,7 +71,7 @@ func (s *sink) pushBlob(ctx context.Context, t target, d image.Descriptor, conte
 	u := &upload{
 		target: t, ctx: ctx, d: d, content: content, from: s.origin(t, content.Origins), pieces: t.client.pieces,
 		patience: newPatience(t.client.deadline()), size: d.Size, how: image.Uploaded, fed: -1,
-		digest: &digester{alg: d.Digest.Algorithm()},
+		digest: newDigester(d, content),
 	}
 	u.asked = u.from != ""
 	err := u.run()

@@ -144,8 +144,8 @@ func (f *File) rehashRef(ctx context.Context, alg digest.Algorithm) (digest.Dige
 	return digest.NewDigest(alg, h), nil
 }
 
-// contentLocked is the file as it is now, for a push: nothing that is written later changes it. release is to be called in the
-// end. The content's lock is held.
+// contentLocked is the file as it is now, which has the digest that it is held for: nothing that is written later changes it.
+// release is to be called in the end. The content's lock is held.
 func (f *File) contentLocked(ctx context.Context) (c image.Content, release func(), err error) {
 	if f.ref != nil {
 		src, err := f.l.store.source(ctx, f.ref.From)
@@ -155,7 +155,8 @@ func (f *File) contentLocked(ctx context.Context) (c image.Content, release func
 	if _, err := d.pin(); err != nil {
 		return image.Content{}, nil, err
 	}
-	return image.Content{Open: func(_ context.Context, off int64) (io.ReadCloser, error) { return d.reader(off, size) }}, d.unpin, nil
+	open := func(_ context.Context, off int64) (io.ReadCloser, error) { return d.reader(off, size) }
+	return image.Content{Verified: true, Open: open}, d.unpin, nil
 }
 
 // refType is the media type of what the file refers to, "" where that is not known.

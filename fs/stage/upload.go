@@ -104,7 +104,9 @@ func (l *Staging) send(ctx context.Context, dgst digest.Digest, f *File, follow 
 		return "", err
 	}
 	d := image.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: -1}
-	content := image.Content{Open: func(ctx context.Context, off int64) (io.ReadCloser, error) { return f.follow(ctx, dgst, off) }}
+	content := image.Content{Verified: true, Open: func(ctx context.Context, off int64) (io.ReadCloser, error) {
+		return f.follow(ctx, dgst, off)
+	}}
 	if !follow {
 		h, err := f.hold(ctx, blobPath(dgst), dgst)
 		if err != nil || h == nil {
