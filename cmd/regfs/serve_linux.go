@@ -36,11 +36,11 @@ func serve(c *config, starter *starter) error {
 	counts := newMetrics(store)
 	client := c.newClient(counts.count)
 	defer client.Close()
-	release, err := lock(c.mountpoint)
+	unlock, err := lock(c.mountpoint)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", c.mountpoint, err)
 	}
-	defer release()
+	defer unlock()
 	host := hosts(store, client)
 	staged, err := openStage(c, store, host, log)
 	if err != nil {
@@ -67,7 +67,7 @@ func serve(c *config, starter *starter) error {
 	if err != nil {
 		return err
 	}
-	_ = release()
+	_ = unlock()
 	log.Info("mounted", "at", c.mountpoint, "version", release())
 	if starter.ready() != nil {
 		log.Info("nobody waits for the mount any more")
