@@ -57,9 +57,6 @@ func (b *bench) betweenRegistries() contest {
 			b.peer("regfs copy", func() *exec.Cmd {
 				return b.command(b.program, "copy", "-q", "docker://"+b.ref(), "docker://"+to())
 			}),
-			b.peer("skopeo copy", func() *exec.Cmd {
-				return b.command("skopeo", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+b.ref(), "docker://"+to())
-			}),
 		},
 	}
 }
