@@ -67,7 +67,7 @@ func (s *sandbox) clear(path string) {
 
 func (s *sandbox) command(args ...string) *exec.Cmd {
 	if args[0] == "mount" {
-		args = append([]string{"mount", "--cache-dir", s.dir + "/cache", "--log-file", s.dir + "/log"}, args[1:]...)
+		args = append([]string{"mount", "--cache-dir", s.dir + "/cache", "--stage-dir", s.dir + "/stage", "--log-file", s.dir + "/log"}, args[1:]...)
 	}
 	cmd := exec.Command(os.Args[0], args...)
 	// Under the race detector a process would stay a second after its end.

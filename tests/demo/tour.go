@@ -41,5 +41,10 @@ var tour = []stop{
 	{command: "cat team/hello/tags/v1/referrers/*/files/sbom.spdx.json"},
 	{says: "The same image in one file, for podman load and the like.", needs: "tar",
 		command: "tar tf team/hello/tags/v1/archive.oci.tar"},
+	{says: "Writing a layout pushes it: a copy of an image is a cp, and what need not move does not.",
+		command: "mkdir -p team/copy/tags/v1 && cp -r team/hello/tags/v1/oci-layout team/copy/tags/v1/"},
+	{command: "cmp team/hello/tags/v1/digest team/copy/tags/v1/digest && ls team/copy/tags"},
+	{says: "How it got there:", command: "cat ../.regfs/pushes/*/team/copy/v1.json"},
+	{says: "A tag is a link away.", command: "ln -s v1 team/copy/tags/stable && cat team/copy/tags/stable/digest"},
 	{says: "And what the mount has been doing:", command: "cat ../.regfs/status.json"},
 }
