@@ -94,9 +94,6 @@ func newStaging(s *Store, site Site, dir string) *Staging {
 	}
 }
 
-// ErrGone says that the staging ended while somebody was about to use it: begin a new one.
-var ErrGone = fmt.Errorf("the staging has ended: %w", image.ErrNotFound)
-
 // Lookup finds a path.
 func (l *Staging) Lookup(at string) (Entry, bool) {
 	l.mu.Lock()
@@ -196,13 +193,6 @@ func (l *Staging) Adopt(at string, ref Reference) (*File, error) {
 	return f, l.set(at, &name{kind: Regular, file: f})
 }
 
-// IsEmpty tells whether nothing is staged but the image folder itself.
-func (l *Staging) IsEmpty() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.hasBelow(Top)
-}
-
 // Unlink removes a file. With hide, a published one of that name does not show either.
 func (l *Staging) Unlink(at string, hide bool) error {
 	l.mu.Lock()
@@ -256,178 +246,6 @@ func below(at, folder string) bool {
 		return !strings.HasPrefix(at, "/")
 	}
 	return strings.HasPrefix(at, folder+"/")
-}
-
-// Rename moves a file or folder within the staging. hideFrom and replaceable say what is published at either end: a name to
-// hide, and an entry that may be replaced though it is not staged.
-func (l *Staging) Rename(from, to string, hideFrom, exclusive bool) error {
-	l.mu.Lock()
-	replaced, err := l.rename(from, to, hideFrom, exclusive)
-	l.mu.Unlock()
-	if err == nil && replaced != nil {
-		replaced.unlinked()
-	}
-	return err
-}
-
-func (l *Staging) rename(from, to string, hideFrom, exclusive bool) (replaced *File, err error) {
-	n, over := l.names[from], l.names[to]
-	if over != nil && over.kind == Hidden {
-		over = nil
-	}
-	switch {
-	case l.gone:
-		return nil, ErrGone
-	case n == nil || n.kind == Hidden:
-		return nil, fmt.Errorf("%s: %w", from, image.ErrNotFound)
-	case from == to || over == n:
-		return nil, nil
-	case below(to, from):
-		return nil, fmt.Errorf("%s into itself: %w", from, unix.EINVAL)
-	case over == nil:
-	case exclusive:
-		return nil, fmt.Errorf("%s: %w", to, os.ErrExist)
-	case n.kind == Folder && over.kind != Folder:
-		return nil, fmt.Errorf("%s: %w", to, unix.ENOTDIR)
-	case n.kind != Folder && over.kind == Folder:
-		return nil, fmt.Errorf("%s: %w", to, unix.EISDIR)
-	case over.kind == Folder && l.hasBelow(to):
-		return nil, fmt.Errorf("%s: %w", to, unix.ENOTEMPTY)
-	}
-	if err := l.note(record{Path: from, To: to}); err != nil {
-		return nil, err
-	}
-	l.move(from, to)
-	l.wants = nil
-	if hideFrom {
-		err = l.set(from, &name{kind: Hidden})
-	}
-	l.changed()
-	if over != nil {
-		replaced = over.file
-	}
-	return replaced, err
-}
-
-func (l *Staging) hasBelow(folder string) bool {
-	for at, n := range l.names {
-		if below(at, folder) && n.kind != Hidden {
-			return true
-		}
-	}
-	return false
-}
-
-// move renames a path and all below it. What stood in the way, hidden names too, is forgotten. The lock is held.
-func (l *Staging) move(from, to string) {
-	for at := range l.names {
-		if at == to || below(at, to) {
-			delete(l.names, at)
-		}
-	}
-	moved := map[string]*name{}
-	for at, n := range l.names {
-		if at == from || below(at, from) {
-			moved[to+strings.TrimPrefix(at, from)] = n
-			delete(l.names, at)
-		}
-	}
-	for at, n := range moved {
-		l.names[at] = n
-		if n.file != nil {
-			n.file.path = at
-		}
-	}
-}
-
-// Ended tells whether the staging is over.
-func (l *Staging) Ended() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.gone
-}
-
-// End throws the staging away, and returns when nothing is left of it.
-func (l *Staging) End() {
-	l.mu.Lock()
-	ends := l.finish()
-	l.mu.Unlock()
-	ends()
-}
-
-// finish ends the staging: nothing is changed in it from now on. What it returns is to be called without the lock, and clears up. The
-// lock is held.
-func (l *Staging) finish() (clearUp func()) {
-	if l.gone {
-		return func() {}
-	}
-	l.gone = true
-	last := l.status()
-	var files []*File
-	for _, n := range l.names {
-		if n.file != nil {
-			files = append(files, n.file)
-		}
-	}
-	l.names = map[string]*name{}
-	for _, u := range l.uploads {
-		u.cancel()
-	}
-	return func() {
-		for _, f := range files {
-			f.unlinked()
-		}
-		l.erase()
-		l.store.remove(l, last)
-		close(l.over)
-	}
-}
-
-// Over is closed when nothing is left of a staging that ended, so that another one can begin.
-func (l *Staging) Over() <-chan struct{} { return l.over }
-
-// erase removes the staging from the disk.
-func (l *Staging) erase() {
-	_ = l.close()
-	if err := os.RemoveAll(l.dir); err != nil {
-		l.store.o.Log.Warn("what was staged can't be removed", "folder", l.dir, "error", err)
-	}
-}
-
-func (l *Staging) close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.journal == nil {
-		return nil
-	}
-	err := l.journal.Close()
-	l.journal = nil
-	return err
-}
-
-// rest looks at a staging that may have been left alone: one with nothing but hidden names is dropped, one that is not
-// finished is told of, once.
-func (l *Staging) rest(silence time.Duration) {
-	l.mu.Lock()
-	if l.gone || time.Since(l.last) < silence {
-		l.mu.Unlock()
-		return
-	}
-	hidden := len(l.names) > 0
-	for _, n := range l.names {
-		hidden = hidden && n.kind == Hidden
-	}
-	tell := !l.warned && !hidden
-	l.warned = true
-	ends := func() {}
-	if hidden {
-		ends = l.finish()
-	}
-	l.mu.Unlock()
-	ends()
-	if status := l.Status(); tell && (status.State == Writing || status.State == Broken) {
-		l.store.o.Log.Warn("an image is not pushed yet and nobody writes to it", "image", l.site.String(), "why", status.reason())
-	}
 }
 
 // blobDigest is the digest that a path names, if it is a blob's.
