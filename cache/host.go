@@ -17,6 +17,25 @@ func (c *Cache) Host(name string, inner image.Host) image.Host {
 	return &host{inner, c, name, &outage{}}
 }
 
+// Through opens hosts through the cache, each once: all who use one share what is known of it, and whether it is away.
+func (c *Cache) Through(open func(name string) (image.Host, error)) func(name string) (image.Host, error) {
+	var mu sync.Mutex
+	opened := map[string]image.Host{}
+	return func(name string) (image.Host, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if h := opened[name]; h != nil {
+			return h, nil
+		}
+		h, err := open(name)
+		if err != nil {
+			return nil, err
+		}
+		opened[name] = c.Host(name, h)
+		return opened[name], nil
+	}
+}
+
 // Hosts are the names of all hosts that something is recorded of, in order.
 func (c *Cache) Hosts() []string { return c.records.names() }
 

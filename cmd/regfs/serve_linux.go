@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -20,7 +19,6 @@ import (
 	"github.com/regfs/regfs/fs/fuse"
 	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/registry"
 )
 
 // serve mounts, tells the starter and the service manager, and serves until somebody unmounts or a signal ends it.
@@ -41,7 +39,7 @@ func serve(c *config, starter *starter) error {
 		return fmt.Errorf("mount %s: %w", c.mountpoint, err)
 	}
 	defer unlock()
-	host := hosts(store, client)
+	host := store.Through(client.Host)
 	staged, err := openStage(c, store, host, log)
 	if err != nil {
 		return err
@@ -105,25 +103,6 @@ func redirect(name string) error {
 	}
 	defer f.Close()
 	return errors.Join(unix.Dup3(int(f.Fd()), 1, 0), unix.Dup3(int(f.Fd()), 2, 0))
-}
-
-// hosts opens registries through the cache, each once.
-func hosts(store *cache.Cache, client *registry.Client) func(name string) (image.Host, error) {
-	var mu sync.Mutex
-	opened := map[string]image.Host{}
-	return func(name string) (image.Host, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if h := opened[name]; h != nil {
-			return h, nil
-		}
-		h, err := client.Host(name)
-		if err != nil {
-			return nil, err
-		}
-		opened[name] = store.Host(name, h)
-		return opened[name], nil
-	}
 }
 
 // openStage finds what was written and not pushed; nil for a mount that nobody writes to.

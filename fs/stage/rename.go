@@ -10,8 +10,8 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// Rename moves a file or folder within the staging. hideFrom and replaceable say what is published at either end: a name to
-// hide, and an entry that may be replaced though it is not staged.
+// Rename moves a file or folder within the staging, as rename(2) does. With hideFrom, something is published under the old name,
+// which is not to show; where exclusive, nothing is replaced.
 func (l *Staging) Rename(from, to string, hideFrom, exclusive bool) error {
 	l.mu.Lock()
 	replaced, err := l.rename(from, to, hideFrom, exclusive)

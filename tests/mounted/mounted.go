@@ -74,7 +74,7 @@ func New(t testing.TB, o Options) *Mount {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := hosts(client, c)
+	host := c.Through(client.Host)
 	m := &Mount{Path: t.TempDir(), log: &buffer{}, Cache: c}
 	log := slog.New(slog.NewTextHandler(m.log, nil))
 	if !o.ReadOnly {
@@ -105,25 +105,6 @@ func New(t testing.TB, o Options) *Mount {
 	})
 	t.Cleanup(m.Unmount)
 	return m
-}
-
-// hosts opens registries through the cache, each once.
-func hosts(client *registry.Client, c *cache.Cache) func(string) (image.Host, error) {
-	var mu sync.Mutex
-	opened := map[string]image.Host{}
-	return func(name string) (image.Host, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if h := opened[name]; h != nil {
-			return h, nil
-		}
-		h, err := client.Host(name)
-		if err != nil {
-			return nil, err
-		}
-		opened[name] = c.Host(name, h)
-		return opened[name], nil
-	}
 }
 
 func (o *Options) fill(t testing.TB) {
