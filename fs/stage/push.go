@@ -196,6 +196,9 @@ func (b *beside) Push(ctx context.Context, d image.Descriptor, content image.Con
 		if how, ok, err := b.l.await(ctx, d.Digest); ok || err != nil {
 			return how, err
 		}
+		if b.l.known(d.Digest) {
+			return image.Skipped, nil
+		}
 	}
 	how, err := b.Sink.Push(ctx, d, content)
 	if err == nil {

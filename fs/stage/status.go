@@ -130,7 +130,6 @@ func (l *Staging) status() Status {
 func (l *Staging) reopened() {
 	if l.report.state == Pushed {
 		l.report.set(Writing)
-		l.report.blobs = nil
 	}
 }
 

@@ -185,7 +185,6 @@ func (s *Store) Begin(site Site) (*Staging, error) {
 		return nil, fmt.Errorf("stage %s: %w", site, err)
 	}
 	s.stagings[site] = l
-	delete(s.ended, site)
 	return l, nil
 }
 
@@ -258,10 +257,11 @@ func (s *Store) remove(l *Staging, last Status) {
 	if s.stagings[l.site] == l {
 		delete(s.stagings, l.site)
 	}
-	if last.State != Pushed {
-		return
+	before, known := s.ended[l.site]
+	if last.State != Pushed || known && before.Digest == last.Digest && len(last.Blobs) == 0 {
+		return // what came after a push, and was part of it, has nothing to tell
 	}
-	if _, known := s.ended[l.site]; !known {
+	if !known {
 		s.order = append(s.order, l.site)
 	}
 	s.ended[l.site] = last
