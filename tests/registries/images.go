@@ -129,3 +129,13 @@ func (r *Registry) PushManifest(t TB, ref, mediaType string, raw []byte) v1.Desc
 	}
 	return describe(t, m.mediaType, raw)
 }
+
+// Head is what the registry has at ref, repository:tag.
+func (r *Registry) Head(t TB, ref string) v1.Descriptor {
+	t.Helper()
+	d, err := remote.Head(r.Ref(t, ref), r.Options(t)...)
+	if err != nil {
+		t.Fatalf("%s: %v", ref, err)
+	}
+	return *d
+}
