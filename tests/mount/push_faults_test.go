@@ -32,12 +32,16 @@ func passing(size int64) []faulty {
 	}
 	for where, match := range map[string]registries.Match{"POST": posts, "PATCH or PUT": sends, "PUT of the manifest": manifests, "HEAD": heads} {
 		all = append(all,
-			faulty{where + " 429 with Retry-After", match, registries.Status(http.StatusTooManyRequests, "1"), 1},
 			faulty{where + " 429", match, registries.Status(http.StatusTooManyRequests, "0"), 2},
 			faulty{where + " 500", match, registries.Status(http.StatusInternalServerError, ""), 1},
 			faulty{where + " 503", match, registries.Status(http.StatusServiceUnavailable, ""), 2},
-			faulty{where + " stalls", match, registries.Hang, 1},
 			faulty{where + " swallowed", match, registries.Swallow, 1})
+	}
+	for where, match := range map[string]registries.Match{"PATCH": patches, "PUT of a blob": blobPuts, "PUT of the manifest": manifests} {
+		all = append(all, faulty{where + " 429 with Retry-After", match, registries.Status(http.StatusTooManyRequests, "1"), 1})
+	}
+	for where, match := range map[string]registries.Match{"POST": posts, "PATCH": patches, "PUT of a blob": blobPuts} {
+		all = append(all, faulty{where + " stalls", match, registries.Hang, 1})
 	}
 	return append(all,
 		faulty{"PATCH swallowed", patches, registries.Swallow, 1},
