@@ -51,16 +51,15 @@ func (w *writers) sweep() {
 func (w *writers) sees(ctx context.Context, l *stage.Staging) bool {
 	who := callerOf(ctx)
 	w.mu.Lock()
-	all := w.m[l]
-	sees := all[who]
+	sees, nobody := w.m[l][who], len(w.m[l]) == 0
 	w.mu.Unlock()
-	if sees || len(all) == 0 {
+	if sees || nobody {
 		return sees
 	}
 	parent := parentOf(ctx)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return parent != (process{}) && all[parent]
+	return parent != (process{}) && w.m[l][parent]
 }
 
 // parentOf finds the process that started the one that asks; none where that is not known, or is the one that adopts orphans, or
