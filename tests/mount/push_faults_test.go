@@ -3,7 +3,9 @@
 package mount_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -141,5 +143,32 @@ func (p *pushed) isStaged(t *testing.T, folder string) {
 		if got := sha256Of(t, filepath.Join(folder, "oci-layout/blobs/sha256", hex)); got != "sha256:"+hex {
 			t.Errorf("staged %s has the digest %s", hex, got)
 		}
+	}
+}
+
+// TestRefusedThenAnother: who writes another image over one that the registry has refused is told nothing of that.
+func TestRefusedThenAnother(t *testing.T) {
+	proxy := registries.NewProxy(t, registries.Docker(t, registries.Config{}))
+	m := mounted.New(t, mounted.Options{})
+	for i, seed := range []string{"a", "b", "c"} { // cp copies in the order of digests, more or less
+		img, another := newPushed(t, "refused"+seed, 1<<10), newPushed(t, "another"+seed, 1<<10)
+		proxy.Reset()
+		proxy.Fault(-1, manifests, func(e *registries.Exchange) (*http.Response, error) {
+			raw, err := io.ReadAll(e.Request.Body)
+			if err != nil {
+				return nil, err
+			}
+			if bytes.Contains(raw, []byte(img.config)) {
+				return says(400, "MANIFEST_INVALID", "no label maintainer")(e)
+			}
+			e.Request.Body = io.NopCloser(bytes.NewReader(raw))
+			return e.Send()
+		})
+		repository := fmt.Sprint("refused/r", i)
+		folder := m.At(proxy.Host, repository, "tags/v1")
+		stderr, err := img.cpTo(t, folder)
+		saysErrno(t, stderr, err, syscall.EINVAL)
+		another.mustPush(t, folder, m.Log)
+		another.pulls(t, proxy.Host+"/"+repository+":v1")
 	}
 }

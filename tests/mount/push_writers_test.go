@@ -50,36 +50,31 @@ func TestWritersOfManyTags(t *testing.T) {
 func TestWritersOfOneTag(t *testing.T) {
 	r := registries.Docker(t, registries.Config{})
 	m := mounted.New(t, mounted.Options{})
-	const rounds = 10
 	a, b, after := newPushed(t, "one", 1<<20), newPushed(t, "other", 1<<20), newPushed(t, "after", 1<<10)
-	done := 0
-	for i := range rounds {
+	for i := range 10 {
 		repository := fmt.Sprint("team/one", i)
 		folder := m.At(r.Host, repository, "tags/v1")
-		if err := os.MkdirAll(folder, 0o755); err != nil {
+		// cp gives a whole folder up that another one has made since it looked.
+		if err := os.MkdirAll(folder+"/oci-layout/blobs/sha256", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		var writers sync.WaitGroup
 		var failed [2]error
+		var said [2]string
 		for j, img := range []*pushed{a, b} {
-			writers.Go(func() { _, failed[j] = img.cpTo(t, folder) })
+			writers.Go(func() { said[j], failed[j] = img.cpTo(t, folder) })
 		}
 		writers.Wait()
 		switch got := tagged(t, r, repository, "v1"); {
 		case got == a.digest:
 			a.pulls(t, r.Host+"/"+repository+":v1")
-			done++
 		case got == b.digest:
 			b.pulls(t, r.Host+"/"+repository+":v1")
-			done++
-		case failed[0] == nil || failed[1] == nil:
-			t.Errorf("round %d: the tag is %q, although they ended in %v\n%s", i, got, failed, m.Log())
+		default:
+			t.Errorf("round %d: the tag is %q, although they ended in %v\n%s\n%s", i, got, failed, said, m.Log())
 		}
 		after.mustPush(t, folder, m.Log)
 		after.pulls(t, r.Host+"/"+repository+":v1")
-	}
-	if done == 0 {
-		t.Errorf("none of %d pairs has pushed anything\n%s", rounds, m.Log())
 	}
 }
 

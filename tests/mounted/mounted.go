@@ -38,6 +38,8 @@ type Options struct {
 	StageDir string
 	// AllowDelete lets tags be deleted, ReadOnly lets nobody write.
 	AllowDelete, ReadOnly bool
+	// AllowOther lets other users look.
+	AllowOther bool
 	// Silence is after how long an unfinished push is told of; 0 is the default.
 	Silence time.Duration
 	// System is the configuration of the machine; nil is that of the real one.
@@ -87,7 +89,7 @@ func New(t testing.TB, o Options) *Mount {
 		Host: host, Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL,
 		Stage: m.Stage, AllowDelete: o.AllowDelete,
 	})
-	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, Log: log})
+	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
