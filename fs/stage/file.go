@@ -161,7 +161,7 @@ func (f *File) altered() {
 	dgst, ok := blobDigest(f.path)
 	switch {
 	case f.path == v1.ImageIndexFile:
-		f.l.wants = nil
+		f.l.wants, f.l.stuck = nil, nil
 	case ok && f.l.wants != nil:
 		f.l.wants[dgst] = true // whatever was known of it has to be judged again
 	}

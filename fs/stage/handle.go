@@ -127,7 +127,7 @@ func (l *Staging) judge(ctx context.Context, f *File, v View, strict bool) error
 	switch {
 	case at == v1.ImageIndexFile:
 		return l.settle(ctx, v, settleIndex)
-	case at == v1.ImageLayoutFile:
+	case at == v1.ImageLayoutFile && l.completes(""):
 		return l.settle(ctx, v, settleQuietly)
 	case verbs[at] != nil:
 		return l.verb(ctx, at, f, v)
@@ -153,11 +153,14 @@ func (l *Staging) judge(ctx context.Context, f *File, v View, strict bool) error
 	return l.settle(ctx, v, settleQuietly)
 }
 
-// completes tells whether a blob that is whole now may be what the image lacked.
+// completes tells whether a blob that is whole now may be what the image lacked. The marker of a layout, "", is no part of one.
 func (l *Staging) completes(dgst digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.wants == nil {
+	switch {
+	case l.stuck != nil:
+		return l.stuck[dgst]
+	case l.wants == nil || dgst == "":
 		return true
 	}
 	isManifest, wanted := l.wants[dgst]

@@ -61,6 +61,7 @@ type Staging struct {
 	warned  bool      // since then
 
 	wants   map[digest.Digest]bool // blobs that the last plan lacked; nil when it does not hold any more
+	stuck   map[digest.Digest]bool // what an image that can't be pushed is made of: who writes none of it tries nothing; nil for none
 	absent  map[thing]time.Time
 	noTag   map[string]time.Time
 	there   map[thing]bool
@@ -151,6 +152,9 @@ func (l *Staging) drop(at string, hide bool) error {
 	delete(l.names, at)
 	delete(l.report.bad, at)
 	l.wants = nil
+	if at == v1.ImageIndexFile {
+		l.stuck = nil
+	}
 	l.changed()
 	return nil
 }

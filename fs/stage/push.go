@@ -49,6 +49,9 @@ func (l *Staging) settle(ctx context.Context, v View, who settling) error {
 	switch {
 	case err != nil:
 		l.failed(err)
+		if errors.Is(err, image.ErrRefused) {
+			l.stickTo(map[digest.Digest]bool{}) // only another index.json helps
+		}
 		if errors.As(err, &index) && who == settleQuietly {
 			return nil
 		}
@@ -142,14 +145,22 @@ func (l *Staging) carryOut(ctx context.Context, p *plan, who settling) error {
 	}
 	if err := l.push(ctx, p); err != nil {
 		l.failed(err)
+		l.stickTo(p.reached)
 		l.mu.Lock()
-		l.wants = nil
 		clear(l.there) // the registry may have lost what was known to be there
 		l.mu.Unlock()
 		return fmt.Errorf("push %s: %w", l.site, err)
 	}
 	l.done(p)
 	return nil
+}
+
+// stickTo has only those try again who write what the image is made of. Others may be writing another one over it, and want to hear of
+// theirs.
+func (l *Staging) stickTo(parts map[digest.Digest]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stuck = parts
 }
 
 // push copies the images and what refers to them; the tags come last.

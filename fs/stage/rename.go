@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
@@ -51,6 +52,9 @@ func (l *Staging) rename(from, to string, hideFrom, exclusive bool) (replaced *F
 	}
 	l.move(from, to)
 	l.wants = nil
+	if from == v1.ImageIndexFile {
+		l.stuck = nil
+	}
 	if hideFrom {
 		err = l.set(from, &name{kind: Hidden})
 	}

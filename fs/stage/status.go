@@ -144,7 +144,7 @@ func (l *Staging) lacks(missing map[digest.Digest]bool, why string) {
 	r.set(Writing)
 	r.err, r.waiting, r.missing = "", why, slices.Sorted(maps.Keys(missing))
 	r.missing = r.missing[:min(len(r.missing), maxMissing)]
-	l.wants = nil
+	l.wants, l.stuck = nil, nil
 	if len(missing) > 0 {
 		l.wants = maps.Clone(missing)
 	}
@@ -156,7 +156,7 @@ func (l *Staging) failed(err error) {
 	defer l.mu.Unlock()
 	l.report.set(Broken)
 	l.report.err, l.report.waiting, l.report.missing = err.Error(), "", nil
-	l.wants = nil
+	l.wants, l.stuck = nil, nil
 }
 
 // rejected notes a file whose content is not what it is called, accepted that it is now.
@@ -184,6 +184,7 @@ func (l *Staging) pushes(p *plan) {
 	r := &l.report
 	r.set(Pushing)
 	r.err, r.waiting, r.missing = "", "", nil
+	l.stuck = nil
 	for dgst := range r.blobs {
 		if !p.reached[dgst] {
 			delete(r.blobs, dgst)
@@ -205,7 +206,7 @@ func (l *Staging) pushed(p *plan) {
 		r.digest = d.Digest
 	}
 	l.lastIndex, l.lastVersion = p.index, p.version
-	l.wants = map[digest.Digest]bool{}
+	l.wants, l.stuck = map[digest.Digest]bool{}, nil
 }
 
 // told notes how a manifest or blob fares.

@@ -150,7 +150,7 @@ func (p *pushed) isStaged(t *testing.T, folder string) {
 func TestRefusedThenAnother(t *testing.T) {
 	proxy := registries.NewProxy(t, registries.Docker(t, registries.Config{}))
 	m := mounted.New(t, mounted.Options{})
-	for i, seed := range []string{"a", "b", "c"} { // cp copies in the order of digests, more or less
+	for i, seed := range []string{"a", "b", "c", "d"} { // cp copies in no order of ours
 		img, another := newPushed(t, "refused"+seed, 1<<10), newPushed(t, "another"+seed, 1<<10)
 		proxy.Reset()
 		proxy.Fault(-1, manifests, func(e *registries.Exchange) (*http.Response, error) {
