@@ -99,12 +99,10 @@ func eachWriter(t *testing.T, push func(t *testing.T, m *mounted.Mount, r *regis
 					repository := "to/" + strings.Trim(strings.Map(letters, name), "-")
 					push(t, m, r, w, old, p, repository)
 					p.pulls(t, r.Host+"/"+repository+":v1")
+					wantNothingStaged(t, m, r, repository)
 					wantState(t, m, r.Host, repository, "v1", stage.Pushed)
 					if got := strings.TrimSpace(read(t, m, r.Host, repository, "tags/v1/digest")); got != p.digest {
 						t.Errorf("digest says %s, not %s", got, p.digest)
-					}
-					if l := m.Stage.Find(stage.Site{Repository: site(r, repository), Tag: "v1"}); l != nil {
-						t.Errorf("left in the staging: %v", l.List("."))
 					}
 				})
 			}
@@ -196,9 +194,7 @@ func TestUmoci(t *testing.T) {
 			if err := json.Unmarshal([]byte(read(t, m, r.Host, "team/built/tags/v1/config.json")), &config); err != nil || fmt.Sprint(config.Config.Env) != "[GREETING=hi]" {
 				t.Errorf("the environment is %v, %v", config.Config.Env, err)
 			}
-			if l := m.Stage.Find(stage.Site{Repository: site(r, "team/built"), Tag: "v1"}); l != nil {
-				t.Errorf("left in the staging: %v", l.List("."))
-			}
+			wantNothingStaged(t, m, r, "team/built")
 		})
 	}
 }

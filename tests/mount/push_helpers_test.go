@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -216,5 +217,19 @@ func stallAt(n int64) registries.Fault {
 			io.CopyN(io.Discard, e.Request.Body, n)
 		}
 		return registries.Hang(e)
+	}
+}
+
+// wantNothingStaged waits until nothing is left of what was pushed to a repository: the kernel tells of the last close of a file after it
+// has told who closed it.
+func wantNothingStaged(t *testing.T, m *mounted.Mount, r *registries.Registry, repository string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for len(m.Stage.Sites(site(r, repository))) > 0 {
+		if time.Now().After(deadline) {
+			t.Errorf("left in the staging of %s: %+v", repository, m.Stage.Statuses())
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }

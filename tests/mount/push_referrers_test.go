@@ -119,6 +119,7 @@ func TestArtifactPush(t *testing.T) {
 				if got, want := tagged(t, r, "to/"+name, "v1"), tagged(t, r, "from/"+name, "v1"); got != want || got == "" {
 					t.Errorf("%s is %q and not %s", name, got, want)
 				}
+				wantNothingStaged(t, m, r, "to/"+name)
 				wantState(t, m, r.Host, "to/"+name, "v1", stage.Pushed)
 			}
 		})

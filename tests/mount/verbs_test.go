@@ -76,9 +76,7 @@ func TestPutBlob(t *testing.T) {
 			_, stderr, err = try(t, "cp", p.blob(p.config), filepath.Join(blobs, "hello"))
 			saysErrno(t, stderr, err, syscall.EPERM)
 			run(t, "rm", filepath.Join(blobs, p.manifest)) // it is still there, to be mended
-			if all := m.Stage.Sites(site(r, "team/app")); len(all) > 0 {
-				t.Errorf("left: %v", all)
-			}
+			wantNothingStaged(t, m, r, "team/app")
 		})
 	}
 }
@@ -190,9 +188,7 @@ func TestRepositoryLayout(t *testing.T) {
 					t.Errorf("%s is %q and not %q\n%s", tag, got, want, m.Log())
 				}
 			}
-			if all := m.Stage.Sites(site(r, "team/app")); len(all) > 0 {
-				t.Errorf("left: %v", all)
-			}
+			wantNothingStaged(t, m, r, "team/app")
 		})
 	}
 }
