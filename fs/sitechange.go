@@ -128,20 +128,17 @@ func (d *siteDir) Rename(ctx context.Context, name string, to Node, newName stri
 	if err != nil {
 		return err
 	}
-	switch _, staged := d.entry(ctx, name); {
+	_, staged := d.entry(ctx, name)
+	switch {
 	case kind == "" || kind == stage.Hidden:
 		return fmt.Errorf("%s: %w", name, image.ErrNotFound)
 	case kind == stage.Folder && (published || !staged):
 		return fmt.Errorf("rename a published folder: %w", unix.EXDEV)
-	case exclusive && (over == stage.Folder || over == stage.Regular):
-		return fmt.Errorf("%s: %w", newName, unix.EEXIST)
-	case over == stage.Folder && kind == stage.Regular:
-		return fmt.Errorf("%s: %w", newName, unix.EISDIR)
-	case over == stage.Folder && overPublished:
-		return fmt.Errorf("%s: %w", newName, unix.ENOTEMPTY)
-	case over == stage.Regular && kind == stage.Folder:
-		return fmt.Errorf("%s: %w", newName, unix.ENOTDIR)
-	case !staged:
+	}
+	if err := mayReplace(newName, kind, over, overPublished, exclusive); err != nil {
+		return err
+	}
+	if !staged {
 		if err := d.adoptName(ctx, name); err != nil {
 			return err
 		}
@@ -151,6 +148,21 @@ func (d *siteDir) Rename(ctx context.Context, name string, to Node, newName stri
 	return d.site.change(ctx, func(l *stage.Staging) error {
 		return l.RenameAndPush(ctx, from, at, published, exclusive, d.site.view(ctx))
 	})
+}
+
+// mayReplace tells why what is published under a name, if something is, can't be replaced. The staging knows of what is staged.
+func mayReplace(name string, kind, over stage.Kind, published, exclusive bool) error {
+	switch {
+	case exclusive && (over == stage.Folder || over == stage.Regular):
+		return fmt.Errorf("%s: %w", name, unix.EEXIST)
+	case over == stage.Folder && kind == stage.Regular:
+		return fmt.Errorf("%s: %w", name, unix.EISDIR)
+	case over == stage.Folder && published:
+		return fmt.Errorf("%s: %w", name, unix.ENOTEMPTY)
+	case over == stage.Regular && kind == stage.Folder:
+		return fmt.Errorf("%s: %w", name, unix.ENOTDIR)
+	}
+	return nil
 }
 
 func (d *siteDir) adoptName(ctx context.Context, name string) error {

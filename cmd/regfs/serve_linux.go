@@ -18,40 +18,22 @@ import (
 	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/fs/fuse"
 	"github.com/regfs/regfs/fs/stage"
-	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/registry"
 )
 
 // serve mounts, tells the starter and the service manager, and serves until somebody unmounts or a signal ends it.
 func serve(c *config, starter *starter) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
-	store, err := cache.New(cache.Options{
-		Dir: c.cacheDir, Size: c.cacheSize, TTL: c.tagTTL, Timeout: c.timeout, Offline: c.offline, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	counts := newMetrics(store)
-	client := c.newClient(counts.count)
-	defer client.Close()
 	unlock, err := lock(c.mountpoint)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", c.mountpoint, err)
 	}
 	defer unlock()
-	host := store.Through(client.Host)
-	staged, err := openStage(c, store, host, log)
+	s, err := newService(c, log)
 	if err != nil {
 		return err
 	}
-	if staged != nil {
-		defer staged.Close()
-	}
-	tree := fs.New(fs.Options{
-		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Stage: staged, AllowDelete: c.allowDelete,
-		Control: controlFiles(c, store, counts),
-	})
-	defer tree.Close()
+	defer s.close()
 	// From here on a signal does not kill, and leave a dead mount: it ends the serving, or the mount as soon as it is there.
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if starter.connected() {
@@ -61,7 +43,7 @@ func serve(c *config, starter *starter) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
-	server, err := attach(c, tree, log)
+	server, err := attach(c, s.tree, log)
 	if err != nil {
 		return err
 	}
@@ -105,12 +87,46 @@ func redirect(name string) error {
 	return errors.Join(unix.Dup3(int(f.Fd()), 1, 0), unix.Dup3(int(f.Fd()), 2, 0))
 }
 
-// openStage finds what was written and not pushed; nil for a mount that nobody writes to.
-func openStage(c *config, store *cache.Cache, host func(string) (image.Host, error), log *slog.Logger) (*stage.Store, error) {
-	if c.readOnly {
-		return nil, nil
+// service is all that stands behind a mount.
+type service struct {
+	store  *cache.Cache
+	client *registry.Client
+	staged *stage.Store // nil for a mount that nobody writes to
+	tree   *fs.Tree
+}
+
+func newService(c *config, log *slog.Logger) (*service, error) {
+	store, err := cache.New(cache.Options{
+		Dir: c.cacheDir, Size: c.cacheSize, TTL: c.tagTTL, Timeout: c.timeout, Offline: c.offline, Log: log,
+	})
+	if err != nil {
+		return nil, err
 	}
-	return stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
+	counts := newMetrics(store)
+	s := &service{store: store, client: c.newClient(counts.count)}
+	host := store.Through(s.client.Host)
+	if !c.readOnly {
+		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
+	}
+	s.tree = fs.New(fs.Options{
+		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Stage: s.staged, AllowDelete: c.allowDelete,
+		Control: controlFiles(c, store, counts),
+	})
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// close ends what the mount had going. What is written and not pushed stays on the disk.
+func (s *service) close() {
+	_ = s.tree.Close()
+	if s.staged != nil {
+		_ = s.staged.Close()
+	}
+	_ = s.client.Close()
+	_ = s.store.Close()
 }
 
 // attach mounts the tree. The mountpoint is locked.

@@ -41,9 +41,6 @@ func (n *node) openWrite(ctx context.Context) (gofs.FileHandle, uint32, syscall.
 	if e != 0 {
 		return nil, 0, e
 	}
-	n.mu.Lock()
-	n.plain++
-	n.mu.Unlock()
 	return h, fuse.FOPEN_DIRECT_IO, 0
 }
 

@@ -28,24 +28,8 @@ func (l *Staging) rename(from, to string, hideFrom, exclusive bool) (replaced *F
 	if over != nil && over.kind == Hidden {
 		over = nil
 	}
-	switch {
-	case l.gone:
-		return nil, ErrGone
-	case n == nil || n.kind == Hidden:
-		return nil, fmt.Errorf("%s: %w", from, image.ErrNotFound)
-	case from == to || over == n:
-		return nil, nil
-	case below(to, from):
-		return nil, fmt.Errorf("%s into itself: %w", from, unix.EINVAL)
-	case over == nil:
-	case exclusive:
-		return nil, fmt.Errorf("%s: %w", to, os.ErrExist)
-	case n.kind == Folder && over.kind != Folder:
-		return nil, fmt.Errorf("%s: %w", to, unix.ENOTDIR)
-	case n.kind != Folder && over.kind == Folder:
-		return nil, fmt.Errorf("%s: %w", to, unix.EISDIR)
-	case over.kind == Folder && l.hasBelow(to):
-		return nil, fmt.Errorf("%s: %w", to, unix.ENOTEMPTY)
+	if err := l.mayRename(n, over, from, to, exclusive); err != nil || from == to || over == n {
+		return nil, err
 	}
 	if err := l.note(record{Path: from, To: to}); err != nil {
 		return nil, err
@@ -63,6 +47,29 @@ func (l *Staging) rename(from, to string, hideFrom, exclusive bool) (replaced *F
 		replaced = over.file
 	}
 	return replaced, err
+}
+
+// mayRename tells why a name can't be moved to another path, where over stands or nothing.
+func (l *Staging) mayRename(n, over *name, from, to string, exclusive bool) error {
+	switch {
+	case l.gone:
+		return ErrGone
+	case n == nil || n.kind == Hidden:
+		return fmt.Errorf("%s: %w", from, image.ErrNotFound)
+	case below(to, from):
+		return fmt.Errorf("%s into itself: %w", from, unix.EINVAL)
+	case over == nil || over == n:
+		return nil
+	case exclusive:
+		return fmt.Errorf("%s: %w", to, os.ErrExist)
+	case n.kind == Folder && over.kind != Folder:
+		return fmt.Errorf("%s: %w", to, unix.ENOTDIR)
+	case n.kind != Folder && over.kind == Folder:
+		return fmt.Errorf("%s: %w", to, unix.EISDIR)
+	case over.kind == Folder && l.hasBelow(to):
+		return fmt.Errorf("%s: %w", to, unix.ENOTEMPTY)
+	}
+	return nil
 }
 
 func (l *Staging) hasBelow(folder string) bool {
