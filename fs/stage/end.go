@@ -83,22 +83,20 @@ func (l *Staging) close() error {
 	return err
 }
 
-// rest looks at a staging that may have been left alone: one with nothing but hidden names is dropped, one that is not
-// finished is told of, once.
+// rest looks at a staging that may have been left alone: one with nothing but hidden names is dropped, and one that is pushed and has
+// only folders left, such as a client's for its temporary files; one that is not finished is told of, once.
 func (l *Staging) rest(silence time.Duration) {
 	l.mu.Lock()
 	if l.gone || time.Since(l.last) < silence {
 		l.mu.Unlock()
 		return
 	}
-	hidden := len(l.names) > 0
-	for _, n := range l.names {
-		hidden = hidden && n.kind == Hidden
-	}
-	tell := !l.warned && !hidden
+	folders, files := l.has(Folder), l.has(Regular)
+	empty := !files && (l.has(Hidden) && !folders || l.report.state == Pushed)
+	tell := !l.warned && !empty
 	l.warned = true
 	ends := func() {}
-	if hidden {
+	if empty {
 		ends = l.finish()
 	}
 	l.mu.Unlock()
@@ -106,4 +104,14 @@ func (l *Staging) rest(silence time.Duration) {
 	if status := l.Status(); tell && (status.State == Writing || status.State == Broken) {
 		l.store.o.Log.Warn("an image is not pushed yet and nobody writes to it", "image", l.site.String(), "why", status.reason())
 	}
+}
+
+// has tells whether a name of that kind is staged. The lock is held.
+func (l *Staging) has(kind Kind) bool {
+	for _, n := range l.names {
+		if n.kind == kind {
+			return true
+		}
+	}
+	return false
 }

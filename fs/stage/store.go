@@ -155,7 +155,7 @@ func (s *Store) load(dir string) (*Staging, error) {
 	if err := l.replay(); err != nil {
 		return nil, err
 	}
-	if l.onlyFolders() {
+	if !l.has(Regular) {
 		l.erase()
 		return nil, nil
 	}
