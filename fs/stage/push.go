@@ -374,7 +374,7 @@ func (l *Staging) onlyFolders() bool {
 // onlySettled tells whether every file was let go but the marker of a layout, which says nothing.
 func (l *Staging) onlySettled() bool {
 	for at, n := range l.names {
-		if n.kind == Regular && n.file.settled == 0 && at != v1.ImageLayoutFile || n.kind == Folder && !isUsual(at) {
+		if n.kind == Regular && n.file.settled == 0 && at != v1.ImageLayoutFile {
 			return false
 		}
 	}

@@ -207,6 +207,8 @@ func (l *Staging) pushed(p *plan) {
 	}
 	l.lastIndex, l.lastVersion = p.index, p.version
 	l.wants, l.stuck = map[digest.Digest]bool{}, nil
+	clear(l.noTag) // there is something now
+	clear(l.absent)
 }
 
 // told notes how a manifest or blob fares.
