@@ -40,6 +40,7 @@ func (l *Staging) finish() (clearUp func()) {
 		return func() {}
 	}
 	l.gone = true
+	l.die()
 	last := l.status()
 	var files []*File
 	for _, n := range l.names {

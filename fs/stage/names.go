@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -51,7 +52,9 @@ type Staging struct {
 
 	// pushing is held by who plans and pushes.
 	pushing chan struct{}
-	over    chan struct{} // closed when it has ended
+	over    chan struct{}   // closed when it has ended
+	life    context.Context // ends when that begins
+	die     context.CancelFunc
 
 	mu      sync.Mutex
 	names   map[string]*name
@@ -89,8 +92,9 @@ type name struct {
 }
 
 func newStaging(s *Store, site Site, dir string) *Staging {
+	life, die := context.WithCancel(context.Background())
 	return &Staging{
-		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), over: make(chan struct{}), names: map[string]*name{}, last: time.Now(),
+		store: s, site: site, dir: dir, pushing: make(chan struct{}, 1), over: make(chan struct{}), life: life, die: die, names: map[string]*name{}, last: time.Now(),
 		absent: map[thing]time.Time{}, noTag: map[string]time.Time{}, there: map[thing]bool{}, uploads: map[digest.Digest]*upload{},
 	}
 }

@@ -36,8 +36,23 @@ func (l *Staging) Fsync(ctx context.Context, v View) error {
 	return l.settle(ctx, v, settleAll)
 }
 
-// settle pushes the image if all of it is here or there. One does that at a time.
+// errDiscarded ends a push whose staging was thrown away.
+var errDiscarded = errors.New("it was thrown away meanwhile")
+
+// settle pushes the image if all of it is here or there, unless it is thrown away meanwhile.
 func (l *Staging) settle(ctx context.Context, v View, who settling) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.life, func() { cancel(errDiscarded) })()
+	err := l.settleNow(ctx, v, who)
+	if err != nil && context.Cause(ctx) == errDiscarded {
+		return fmt.Errorf("push %s: %w", l.site, errDiscarded)
+	}
+	return err
+}
+
+// settleNow is settle until the context ends. One does that at a time.
+func (l *Staging) settleNow(ctx context.Context, v View, who settling) error {
 	select {
 	case l.pushing <- struct{}{}:
 		defer func() { <-l.pushing }()

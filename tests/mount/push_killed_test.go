@@ -4,6 +4,7 @@ package mount_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -53,7 +54,7 @@ func build(t *testing.T) string {
 func (k *killable) start() *daemon.Daemon {
 	k.t.Helper()
 	if k.now != nil {
-		if err := k.now.Unmount(); err != nil {
+		if err := k.now.Unmount(); err != nil && !strings.Contains(err.Error(), "nothing is mounted there") {
 			k.t.Fatal(err)
 		}
 	}
@@ -61,14 +62,23 @@ func (k *killable) start() *daemon.Daemon {
 	return k.now
 }
 
-// killer ends the daemon that runs now as the kernel does when memory runs out.
-func (k *killable) killer() (kill func()) {
+// killer ends the daemon that runs now: by SIGKILL, as the kernel does when memory runs out.
+func (k *killable) killer(sig syscall.Signal) (kill func()) {
 	pid := k.now.PID
 	return func() {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(pid, sig); err != nil {
 			k.t.Error(err)
 		}
 	}
+}
+
+// ended waits for the daemon's end.
+func (k *killable) ended() {
+	k.t.Helper()
+	waitFor(k.t, "the daemon's end", func() bool {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", k.now.PID))
+		return err != nil || bytes.Contains(raw, []byte(") Z "))
+	})
 }
 
 func (k *killable) logged() string {
@@ -79,6 +89,9 @@ func (k *killable) logged() string {
 	}
 	return string(raw)
 }
+
+// terminated is a daemon that is asked to end.
+const terminated = "SIGTERM at 4 tenths"
 
 // killing are the moments of a push at which a daemon is killed: kill is called once.
 func killing(size int64, kill func()) map[string]faulty {
@@ -104,7 +117,7 @@ func killing(size int64, kill func()) map[string]faulty {
 		"after a blob": once(blobPuts, 1, false), "after both blobs": once(blobPuts, 2, false),
 		"before the manifest": once(manifests, 1, true), "after the manifest": once(manifests, 1, false),
 	}
-	for tenths, name := range map[int64]string{2: "at 2 tenths", 5: "at 5 tenths", 9: "at 9 tenths"} {
+	for tenths, name := range map[int64]string{2: "at 2 tenths", 4: terminated, 5: "at 5 tenths", 9: "at 9 tenths"} {
 		all[name] = faulty{"", sends, cutAt(size*tenths/10, kill), -1}
 	}
 	return all
@@ -114,7 +127,7 @@ func killing(size int64, kill func()) map[string]faulty {
 // acknowledged is sent a second time.
 func TestKilledDaemon(t *testing.T) {
 	r := registries.Docker(t, registries.Config{})
-	img, program := newPushed(t, "killed", 5<<20), build(t)
+	old, img, program := newPushed(t, "old", 1<<10), newPushed(t, "killed", 5<<20), build(t)
 	t.Run("group", func(t *testing.T) {
 		for name := range killing(0, nil) {
 			t.Run(name, func(t *testing.T) {
@@ -124,12 +137,21 @@ func TestKilledDaemon(t *testing.T) {
 				folder := filepath.Join(proxy.Host, repository, "tags/v1")
 				k := newKillable(t, program)
 				mnt := k.start().Path
-				fault := killing(img.size(t), k.killer())[name]
+				signal := syscall.SIGKILL
+				if name == terminated {
+					signal = syscall.SIGTERM
+				}
+				if strings.HasPrefix(name, "a") { // over an image that is there
+					old.mustPush(t, filepath.Join(mnt, folder), k.logged)
+					proxy.Reset()
+				}
+				fault := killing(img.size(t), k.killer(signal))[name]
 				proxy.Fault(fault.times, fault.match, fault.fault)
 				stderr, err := img.cpTo(t, filepath.Join(mnt, folder))
-				if err == nil {
+				if err == nil && name != terminated { // who asks a daemon to end lets it finish
 					t.Errorf("the daemon was killed, and cp succeeded: %s", stderr)
 				}
+				k.ended()
 
 				mnt = k.start().Path
 				img.mustPush(t, filepath.Join(mnt, folder), k.logged)
@@ -177,7 +199,7 @@ func (k *killable) half(img *pushed, folder string) {
 		run(k.t, "cp", filepath.Join(img.dir, name), filepath.Join(at, name))
 	}
 	run(k.t, "dd", "bs=64K", "count=8", "status=none", "if="+img.blob(img.layer), "of="+at+"/blobs/sha256/.layer.tmp")
-	k.killer()()
+	k.killer(syscall.SIGKILL)()
 }
 
 // TestUnfinishedIsFoundAgain: what was written of an image when the daemon was killed is told of at the next mount, and is there;

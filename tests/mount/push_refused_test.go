@@ -4,8 +4,10 @@ package mount_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -57,6 +59,49 @@ func TestFullDisk(t *testing.T) {
 	run(t, "rm", "-r", folder+"/oci-layout")
 	small.mustPush(t, folder, m.Log)
 	small.pulls(t, r.Host+"/team/full:v1")
+}
+
+// TestFullDiskOfNames: no name can be made either when the disk is full, what was written before stays, and is there at the next mount.
+func TestFullDiskOfNames(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	r := registries.Docker(t, registries.Config{})
+	m := mounted.New(t, mounted.Options{StageDir: dir})
+	img := newPushed(t, "names", 1<<10)
+	at := img.begun(t, m.At(r.Host, "team/names/tags/v1"))
+	_, _, err := try(t, "dd", "if=/dev/zero", "of="+dir+"/filler", "bs=4K", "status=none")
+	if err == nil {
+		t.Fatal("the disk does not fill")
+	}
+	for i := range 100 { // some have room in what is there already
+		if err = os.Mkdir(at+"/folder"+strings.Repeat("x", 200)+fmt.Sprint(i), 0o755); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("mkdir: %v, not ENOSPC", err)
+	}
+	_, stderr, err := try(t, "cp", img.blob(img.layer), at+"/blobs/sha256/")
+	saysErrno(t, stderr, err, syscall.ENOSPC)
+	if err := os.Remove(dir + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	m.Unmount()
+	m = mounted.New(t, mounted.Options{StageDir: dir})
+	at = m.At(r.Host, "team/names/tags/v1/oci-layout")
+	for _, name := range []string{"oci-layout", "index.json", "blobs/sha256/" + img.manifest, "blobs/sha256/" + img.config} {
+		run(t, "cmp", filepath.Join(img.dir, name), filepath.Join(at, name))
+	}
+	run(t, "cp", img.blob(img.layer), at+"/blobs/sha256/")
+	img.pulls(t, r.Host+"/team/names:v1")
 }
 
 // change is something that is done to a mount, at a path.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/fs/stage"
+	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
@@ -238,10 +239,16 @@ func TestSignalsThatMeanNothing(t *testing.T) {
 	}
 }
 
+// pushing tells whether somebody waits for a push.
+func pushing(m *mounted.Mount, host, repository, tag string) bool {
+	s, ok := m.Stage.Status(stage.Site{Repository: image.Repository{Host: host, Name: repository}, Tag: tag})
+	return ok && s.State == stage.Pushing
+}
+
 // TestInterruptedPush: Ctrl-C ends a cp whose push stalls, wherever; the tag stays, and the same cp pushes when the registry is back.
 func TestInterruptedPush(t *testing.T) {
 	r := registries.Docker(t, registries.Config{})
-	m := mounted.New(t, mounted.Options{Timeout: 5 * time.Second})
+	m := mounted.New(t, mounted.Options{Timeout: 3 * time.Second})
 	old, img := newPushed(t, "old", 1<<10), newPushed(t, "interrupted", 1<<20)
 	for name, match := range map[string]registries.Match{"posts": posts, "bytes": sends} {
 		t.Run(name, func(t *testing.T) {
@@ -255,9 +262,7 @@ func TestInterruptedPush(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			waitFor(t, "the push", func() bool {
-				return statusOf(t, m.Path, proxy.Host, repository, "v1").State == stage.Pushing
-			})
+			waitFor(t, "the push", func() bool { return pushing(m, proxy.Host, repository, "v1") })
 			begin := time.Now()
 			cmd.Process.Signal(syscall.SIGINT)
 			if err := cmd.Wait(); err == nil {
@@ -272,4 +277,39 @@ func TestInterruptedPush(t *testing.T) {
 			img.pulls(t, r.Host+"/"+repository+":v1")
 		})
 	}
+}
+
+// TestDiscardedPush: what is thrown away while it is pushed is not pushed, whoever waits for that is told so at once, and the same
+// can be written anew.
+func TestDiscardedPush(t *testing.T) {
+	r := registries.Docker(t, registries.Config{})
+	proxy := registries.NewProxy(t, r)
+	m := mounted.New(t, mounted.Options{})
+	img := newPushed(t, "discarded", 1<<20)
+	folder := m.At(proxy.Host, "team/discarded/tags/v1")
+	answer := make(chan struct{})
+	proxy.Fault(-1, sends, func(e *registries.Exchange) (*http.Response, error) {
+		<-answer
+		return e.Send()
+	})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := img.cpTo(t, folder)
+		ended <- err
+	}()
+	waitFor(t, "the push", func() bool { return proxy.Count(sends) > 0 && pushing(m, proxy.Host, "team/discarded", "v1") })
+	begin := time.Now()
+	run(t, "rm", m.At(".regfs/pushes", proxy.Host, "team/discarded/v1.json"))
+	if err := <-ended; err == nil {
+		t.Errorf("it was discarded, and cp succeeded\n%s", m.Log())
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+	close(answer)
+	if got := tagged(t, r, "team/discarded", "v1"); got != "" {
+		t.Errorf("what was discarded is in the registry: %s", got)
+	}
+	img.mustPush(t, folder, m.Log)
+	img.pulls(t, r.Host+"/team/discarded:v1")
 }
