@@ -64,6 +64,14 @@ func (s *site) change(ctx context.Context, fn func(*stage.Staging) error) error 
 	}
 }
 
+// creating is how who asks makes a file: what others have staged, and he does not see yet, is not in his way.
+func (s *site) creating(ctx context.Context) func(l *stage.Staging, at string, mode uint32) (*stage.File, error) {
+	if s.staged(ctx) == nil {
+		return (*stage.Staging).Replace
+	}
+	return (*stage.Staging).Create
+}
+
 // view is how who asks sees what is published.
 func (s *site) view(ctx context.Context) stage.View {
 	return &view{s.repo, callerOf(ctx), parentOf(ctx)}
@@ -186,6 +194,7 @@ func (d *siteDir) show(e stage.Entry, name string) (Node, error) {
 // adopt stages what is published under a name, so that it can be changed.
 func (d *siteDir) adopt(ctx context.Context, name string, n Node) (f *stage.File, err error) {
 	at := path.Join(d.at, name)
+	create := d.site.creating(ctx)
 	err = d.site.change(ctx, func(l *stage.Staging) error {
 		if c, ok := n.(*content); ok {
 			f, err = l.Adopt(at, stage.Reference{From: c.repo.at, Descriptor: c.d, N: c.d.Size})
@@ -195,7 +204,7 @@ func (d *siteDir) adopt(ctx context.Context, name string, n Node) (f *stage.File
 		if err != nil {
 			return err
 		}
-		if f, err = l.Create(at, 0o644); err != nil {
+		if f, err = create(l, at, 0o644); err != nil {
 			return err
 		}
 		return f.WriteAt(ctx, raw, 0)

@@ -52,7 +52,14 @@ func (d *siteDir) Mkdir(ctx context.Context, name string) (Node, error) {
 		return nil, fmt.Errorf("%s: %w", name, unix.EEXIST)
 	}
 	sub := d.site.folder(path.Join(d.at, name))
-	if err := d.site.change(ctx, func(l *stage.Staging) error { return l.Mkdir(sub.at) }); err != nil {
+	blind := d.site.staged(ctx) == nil
+	err = d.site.change(ctx, func(l *stage.Staging) error {
+		if e, ok := l.Lookup(sub.at); ok && e.Kind == stage.Folder && blind {
+			return nil // others have made it, which who asks could not see
+		}
+		return l.Mkdir(sub.at)
+	})
+	if err != nil {
 		return nil, err
 	}
 	d.put(ctx, name)
@@ -67,8 +74,9 @@ func (d *siteDir) put(ctx context.Context, name string) {
 
 func (d *siteDir) Create(ctx context.Context, name string, mode uint32) (Node, File, error) {
 	var w *writer
+	create := d.site.creating(ctx)
 	err := d.site.change(ctx, func(l *stage.Staging) error {
-		f, err := l.Create(path.Join(d.at, name), mode)
+		f, err := create(l, path.Join(d.at, name), mode)
 		if err != nil {
 			return err
 		}

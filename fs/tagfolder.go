@@ -100,8 +100,9 @@ func (t *tag) stagedFile(ctx context.Context, name string) *stagedFile {
 // adopt makes an empty file in the place of the published one: what is written to it says something anew.
 func (t *tag) adopt(ctx context.Context, name string) (Node, error) {
 	var f *stage.File
+	create := t.site.creating(ctx)
 	err := t.site.change(ctx, func(l *stage.Staging) (err error) {
-		f, err = l.Create("/"+name, 0o644)
+		f, err = create(l, "/"+name, 0o644)
 		return err
 	})
 	if err != nil {
@@ -176,8 +177,9 @@ func (t *tag) Create(ctx context.Context, name string, mode uint32) (Node, File,
 		return nil, nil, ErrFixed
 	}
 	var w *writer
+	create := t.site.creating(ctx)
 	err := t.site.change(ctx, func(l *stage.Staging) error {
-		f, err := l.Create("/"+name, mode)
+		f, err := create(l, "/"+name, mode)
 		if err == nil {
 			w, err = t.site.open(ctx, f)
 		}

@@ -189,6 +189,24 @@ func (l *Staging) Create(at string, mode uint32) (*File, error) {
 	return f, l.set(at, &name{kind: Regular, file: f})
 }
 
+// Replace makes an empty file, also in the place of one.
+func (l *Staging) Replace(at string, mode uint32) (*File, error) {
+	l.mu.Lock()
+	old := l.names[at]
+	if old != nil && old.kind == Folder {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", at, unix.EISDIR)
+	}
+	f := newFile(l, at, l.store.id(), mode)
+	err := l.set(at, &name{kind: Regular, file: f})
+	l.wants = nil
+	l.mu.Unlock()
+	if err == nil && old != nil && old.file != nil {
+		old.file.unlinked()
+	}
+	return f, err
+}
+
 // Adopt makes a file of what is published at a path, without moving a byte. A file that is there already is that.
 func (l *Staging) Adopt(at string, ref Reference) (*File, error) {
 	l.mu.Lock()

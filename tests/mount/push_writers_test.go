@@ -104,6 +104,34 @@ func apart(ctx context.Context, command string, args ...string) (output string, 
 	return string(out), err
 }
 
+// TestWriterApart: somebody who has nothing to do with who left half an image over a published one, and does not see that, writes his
+// own as if it were not there.
+func TestWriterApart(t *testing.T) {
+	r := registries.Docker(t, registries.Config{})
+	m := mounted.New(t, mounted.Options{})
+	old, left, img := newPushed(t, "old", 1<<10), newPushed(t, "left", 1<<18), newPushed(t, "apart", 1<<18)
+	for what, command := range map[string]string{
+		"another image": `cp -r "$1/." "$3/oci-layout"`, "index.json first": `cp "$1/index.json" "$3/oci-layout/" && cp -r "$1/." "$3/oci-layout"`,
+		"the same image": `cp -r "$2/." "$3/oci-layout"`, "a folder": `mkdir "$3/oci-layout/.tmp" && cp -r "$1/." "$3/oci-layout"`,
+		"the digest": `echo ` + old.digest + ` > "$3/digest"`,
+	} {
+		repository := "apart/" + strings.ReplaceAll(what, " ", "-")
+		folder := m.At(r.Host, repository, "tags/v1")
+		old.mustPush(t, folder, m.Log)
+		at := left.begun(t, folder)
+		run(t, "mkdir", at+"/.tmp")
+		run(t, "sh", "-c", `head -c 1000 "$1" > "$2/blobs/sha256/.layer"; echo nonsense > "$2/../digest"`, "sh", left.blob(left.layer), at)
+		if said, err := apart(t.Context(), command, img.dir, left.dir, folder); err != nil {
+			t.Errorf("%s: %v\n%s%s", what, err, said, m.Log())
+		}
+		want := map[string]*pushed{"the same image": left, "the digest": old}[what]
+		if want == nil {
+			want = img
+		}
+		want.pulls(t, r.Host+"/"+repository+":v1")
+	}
+}
+
 // isOne checks that a copied layout is one of the images, with all of it and nothing else, and returns which.
 func isOne(dir string, images map[string]*pushed) (string, error) {
 	var index v1.IndexManifest
