@@ -112,7 +112,7 @@ func TestWriterApart(t *testing.T) {
 	old, left, img := newPushed(t, "old", 1<<10), newPushed(t, "left", 1<<18), newPushed(t, "apart", 1<<18)
 	for what, command := range map[string]string{
 		"another image": `cp -r "$1/." "$3/oci-layout"`, "index.json first": `cp "$1/index.json" "$3/oci-layout/" && cp -r "$1/." "$3/oci-layout"`,
-		"the same image": `cp -r "$2/." "$3/oci-layout"`, "a folder": `mkdir "$3/oci-layout/.tmp" && cp -r "$1/." "$3/oci-layout"`,
+		"the same image": `cp "$2/blobs/sha256/` + left.config + `" "$3/oci-layout/blobs/sha256/" && cp -r "$2/." "$3/oci-layout"`, "a folder": `mkdir "$3/oci-layout/.tmp" && cp -r "$1/." "$3/oci-layout"`,
 		"the digest": `echo ` + old.digest + ` > "$3/digest"`,
 	} {
 		repository := "apart/" + strings.ReplaceAll(what, " ", "-")
