@@ -199,18 +199,18 @@ func (r *follower) Read(p []byte) (int, error) {
 	}
 }
 
-// look tells how far the file goes, whether that is all, and what to wait for else.
+// look tells how far the file goes, whether that is all, and what to wait for else. One that is not written in order any more, for it
+// has a hole, say, can't be followed.
 func (r *follower) look() (limit int64, whole bool, grown <-chan struct{}, err error) {
 	r.f.io.RLock()
 	defer r.f.io.RUnlock()
 	r.f.l.mu.Lock()
 	at := r.f.path
 	r.f.l.mu.Unlock()
-	if r.f.hash == nil || r.f.data != r.d || at != r.at || r.f.hashed < r.off {
+	if r.f.hash == nil || r.f.data != r.d || at != r.at || r.f.hashed < r.off || r.f.hashed != r.f.size {
 		return 0, false, nil, errBroken
 	}
-	whole = r.f.judged == r.f.version && r.f.hashed == r.f.size
-	return r.f.hashed, whole, r.f.grown, nil
+	return r.f.hashed, r.f.judged == r.f.version, r.f.grown, nil
 }
 
 func (r *follower) Close() error {
