@@ -40,7 +40,7 @@ func retry(ctx context.Context, deadline time.Time, fn func() error) error {
 type patience struct {
 	try   int
 	pause *backoff.ExponentialBackOff
-	said  error // the last failure that was an answer
+	said  error // the last failure that was an answer, or else the first that was no silence
 
 	mu  sync.Mutex
 	end time.Time
@@ -57,9 +57,9 @@ func (p *patience) again(ctx context.Context, err error, most int) error {
 	wait := max(p.pause.NextBackOff(), asked(err))
 	var status *statusError
 	switch {
-	case errors.As(err, &status):
+	case errors.As(err, &status), p.said == nil && !errors.Is(err, errStalled):
 		p.said = err
-	case p.said != nil && errors.Is(err, errStalled):
+	case errors.Is(err, errStalled) && p.said != nil:
 		err = p.said // the last try had no time left, and this tells more
 	}
 	if p.try++; ctx.Err() != nil || p.try >= most || time.Until(p.deadline()) <= wait {
