@@ -192,7 +192,7 @@ func TestReadersOfAPushedTag(t *testing.T) {
 	folder := m.At(r.Host, "team/replaced/tags/v1")
 	order[0].mustPush(t, folder, m.Log)
 
-	ctx, stop := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
 	var all sync.WaitGroup
 	all.Go(func() {
