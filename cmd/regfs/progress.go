@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
@@ -22,6 +23,9 @@ import (
 type progress struct {
 	out   io.Writer // of lines; nil to show nothing
 	board *mpb.Progress
+	// draw has the board drawn, stop ends its being drawn now and again, and stopped tells when that has ended.
+	draw          chan any
+	stop, stopped chan struct{}
 
 	mu   sync.Mutex
 	bars map[digest.Digest]*mpb.Bar
@@ -32,12 +36,32 @@ func newProgress(out io.Writer, quiet bool) *progress {
 	switch {
 	case quiet:
 	case isTerminal(out):
-		p.board = mpb.New(mpb.WithOutput(out))
+		p.draw, p.stop, p.stopped = make(chan any), make(chan struct{}), make(chan struct{})
+		p.board = mpb.New(mpb.WithOutput(out), mpb.WithManualRefresh(p.draw))
 		p.out = p.board // which writes above the bars
+		go p.redraw()
 	default:
 		p.out = out
 	}
 	return p
+}
+
+// refresh is how often the board is drawn.
+const refresh = 120 * time.Millisecond
+
+// redraw draws the board until it is stopped. The library would do that by itself, and lose the lines that were written after it did it last.
+func (p *progress) redraw() {
+	defer close(p.stopped)
+	tick := time.NewTicker(refresh)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			p.draw <- now
+		case <-p.stop:
+			return
+		}
+	}
 }
 
 // isTerminal tells whether out is one that bars can be drawn on.
@@ -113,9 +137,14 @@ func (p *progress) close() {
 		p.drop(dgst)
 	}
 	p.mu.Unlock()
-	if p.board != nil {
-		p.board.Wait()
+	if p.board == nil {
+		return
 	}
+	close(p.stop)
+	<-p.stopped
+	p.draw <- nil
+	p.draw <- nil // when this is taken, the other one has been
+	p.board.Wait()
 }
 
 // short is enough of a digest to tell it from others.

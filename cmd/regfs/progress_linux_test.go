@@ -10,8 +10,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/regfs/regfs/copy"
+	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/tests/registries"
 )
 
@@ -103,6 +106,35 @@ func readUntil(t *testing.T, r io.Reader, said *bytes.Buffer, enough *regexp.Reg
 		said.Write(p[:n])
 		if err != nil {
 			t.Fatalf("%v after\n%q", err, said.String())
+		}
+	}
+}
+
+// TestLastLines: what was written just before the end is there, too.
+func TestLastLines(t *testing.T) {
+	for range 5 {
+		screen, tty := terminal(t)
+		p := newProgress(tty, false)
+		var want []string
+		for i := range 50 {
+			d := image.Descriptor{Digest: digest.FromString(fmt.Sprint(i)), Size: int64(i)}
+			p.tell(copy.Event{Descriptor: d, State: copy.Moving, Sent: 1})
+			p.tell(copy.Event{Descriptor: d, State: copy.Done, How: image.Uploaded})
+			want = append(want, short(d.Digest))
+		}
+		var said bytes.Buffer
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			io.Copy(&said, screen)
+		}()
+		p.close()
+		tty.Close()
+		<-read
+		for _, line := range want {
+			if !regexp.MustCompile(line + ` .* uploaded`).MatchString(said.String()) {
+				t.Errorf("%s is missing", line)
+			}
 		}
 	}
 }
