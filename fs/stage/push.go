@@ -81,21 +81,21 @@ func (l *Staging) settleNow(ctx context.Context, v View, who settling) error {
 // noIndex is why nothing is pushed that has no list of what there is.
 const noIndex = "index.json is missing, or lists nothing yet"
 
-// unfinished is what becomes of a staging without an index.json: over a published image it asks for nothing, and what it has of
-// that is there already.
+// unfinished is what becomes of a staging without an index.json: over a published image, or a repository's own layout, it asks for
+// nothing, and what it has of that is there already.
 func (l *Staging) unfinished(ctx context.Context, v View, who settling) error {
 	l.lacks(nil, noIndex)
 	now, err := l.now(ctx, v, l.site.Tag)
 	if err != nil {
 		return err
 	}
-	if now.Digest != "" {
+	if now.Digest != "" || l.site.Tag == "" {
 		return l.alreadyThere(ctx, v, now)
 	}
 	l.mu.Lock()
 	idle := !l.hasBelow(".") || l.report.state == Pushed
 	l.mu.Unlock()
-	if who != settleAll || l.site.Tag == "" || idle {
+	if who != settleAll || idle {
 		return nil
 	}
 	return fmt.Errorf("push %s: %s: %w", l.site, noIndex, image.ErrNotFound)
@@ -120,15 +120,20 @@ func (l *Staging) now(ctx context.Context, v View, tag string) (image.Descriptor
 	return image.Descriptor{}, nil
 }
 
-// alreadyThere lets go of what is part of the published image.
+// alreadyThere lets go of what is part of the published image, if there is one, and of a marker that is all there is beside.
 func (l *Staging) alreadyThere(ctx context.Context, v View, now image.Descriptor) error {
 	p, err := l.newPlan(ctx, v)
 	if err != nil {
 		return err
 	}
 	defer p.release()
-	if err := p.keepNone(ctx, now, 0); err != nil {
-		return err
+	if now.Digest != "" {
+		p.current = []image.Descriptor{now}
+	}
+	for _, d := range p.current {
+		if err := p.keepNone(ctx, d, 0); err != nil {
+			return err
+		}
 	}
 	l.letGoReached(p)
 	l.mu.Lock()
@@ -136,7 +141,6 @@ func (l *Staging) alreadyThere(ctx context.Context, v View, now image.Descriptor
 	l.mu.Unlock()
 	if finished {
 		l.letGoMarker()
-		p.current = []image.Descriptor{now}
 		l.pushed(p)
 	}
 	l.tidy()
