@@ -148,6 +148,8 @@ func TestCopyRepository(t *testing.T) {
 				t.Errorf("the copy has the tags %v", got)
 			}
 			wantNothingStaged(t, m, to.Registry, "team/copy")
+			run(t, "cp", m.At(from.Host, "team/app/oci-layout/oci-layout"), m.At(to.Host, "team/copy/oci-layout")) // says nothing alone
+			wantNothingStaged(t, m, to.Registry, "team/copy")
 		})
 	}
 }
