@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -44,12 +45,17 @@ func (t target) owes(dgst digest.Digest) bool {
 	return t.client.owed[t.host+t.path+dgst.String()]
 }
 
-// store stores a manifest, and returns the header of the answer. As it can be repeated without harm, a lost answer is.
+// store stores a manifest, and returns the header of the answer. As it can be repeated without harm, a lost answer is, and one that does
+// not come for half of the time there is.
 func (t target) store(ctx context.Context, d image.Descriptor, raw []byte, ref string) (header http.Header, err error) {
 	r := request{method: http.MethodPut, path: "manifests/" + ref, header: http.Header{"Content-Type": {d.MediaType}}}
 	deadline := t.client.deadline()
 	err = retry(ctx, deadline, func() error {
-		resp, err := t.send(ctx, r.withBytes(raw), deadline)
+		half := time.Now().Add(t.client.options.Timeout / 2)
+		if half.After(deadline) {
+			half = deadline
+		}
+		resp, err := t.send(ctx, r.withBytes(raw), half)
 		if err != nil {
 			return err
 		}

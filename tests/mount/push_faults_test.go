@@ -42,7 +42,7 @@ func passing(size int64) []faulty {
 	for where, match := range map[string]registries.Match{"PATCH": patches, "PUT of a blob": blobPuts, "PUT of the manifest": manifests} {
 		all = append(all, faulty{where + " 429 with Retry-After", match, registries.Status(http.StatusTooManyRequests, "1"), 1})
 	}
-	for where, match := range map[string]registries.Match{"POST": posts, "PATCH": patches, "PUT of a blob": blobPuts} {
+	for where, match := range map[string]registries.Match{"POST": posts, "PATCH": patches, "PUT of a blob": blobPuts, "PUT of the manifest": manifests} {
 		all = append(all, faulty{where + " stalls", match, registries.Hang, 1})
 	}
 	return append(all,
