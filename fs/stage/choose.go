@@ -65,20 +65,21 @@ func (p *plan) chooseOne(ctx context.Context, entries []image.Descriptor, tag st
 	}
 	if named != nil {
 		p.images, p.current = []pick{{*named, tag}}, nil
-		return append(rest, unnamed(candidates)...), nil
+		return append(rest, p.ignore(candidates)...), nil
 	}
 	return p.chooseUnnamed(ctx, entries, candidates, rest, tag)
 }
 
-// unnamed leaves out what is meant for other tags.
-func unnamed(entries []image.Descriptor) []image.Descriptor {
-	var all []image.Descriptor
+// ignore leaves out what is meant for other tags.
+func (p *plan) ignore(entries []image.Descriptor) (unnamed []image.Descriptor) {
 	for _, d := range entries {
 		if refName(d) == "" {
-			all = append(all, d)
+			unnamed = append(unnamed, d)
+		} else {
+			p.ignored = append(p.ignored, d)
 		}
 	}
-	return all
+	return unnamed
 }
 
 func (p *plan) chooseUnnamed(ctx context.Context, entries, candidates, rest []image.Descriptor, tag string) ([]image.Descriptor, error) {

@@ -22,6 +22,8 @@ type plan struct {
 	// images go under tags; those that are published as they are need no push, but what is staged of them is not needed.
 	images  []pick
 	current []image.Descriptor
+	// ignored are images that are named for other tags: they are not pushed here, and what is staged of them is not needed.
+	ignored []image.Descriptor
 	// extras refer to an image as their subject, and are pushed by digest. lists are referrers lists (distribution-spec,
 	// "Referrers Tag Schema") that clients keep in a layout: the registry keeps its own.
 	extras []image.Descriptor
@@ -121,7 +123,15 @@ func (p *plan) make(ctx context.Context, entries []image.Descriptor) error {
 			return err
 		}
 	}
-	return p.refer(ctx, rest)
+	if err := p.refer(ctx, rest); err != nil {
+		return err
+	}
+	for _, d := range p.ignored {
+		if err := p.keepNone(ctx, d, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepNone goes through what is published as it is: what is staged of it is not needed.

@@ -280,3 +280,19 @@ func TestRules(t *testing.T) {
 		}
 	}
 }
+
+// TestOtherImages: of a layout with several images, those for other tags are not kept when the one that is meant is pushed.
+func TestOtherImages(t *testing.T) {
+	b := newBench(t)
+	one, two := newImage("one", nil), newImage("two", nil)
+	b.addAll(one)
+	b.addAll(two)
+	if err := b.index(named(one.d, tag), named(two.d, "v2")); err != nil {
+		t.Fatal(err)
+	}
+	b.wantTag(tag, one.d.Digest)
+	b.wantTag("v2", "")
+	if l := b.store.Find(b.site); l != nil {
+		t.Errorf("left: %v", snapshot(t, l))
+	}
+}

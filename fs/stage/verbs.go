@@ -33,6 +33,9 @@ func (l *Staging) verb(ctx context.Context, at string, f *File, v View) error {
 	d, err := l.putVerb(ctx, at, raw, v)
 	if err != nil {
 		l.failed(err)
+		if at == DigestFile {
+			l.letGo(f, at, version) // it must not read as what the tag points at
+		}
 		return fmt.Errorf("%s of %s: %w", at[1:], l.site, err)
 	}
 	v.Saw(l.site.Tag, d)

@@ -204,3 +204,13 @@ func TestFolders(t *testing.T) {
 		t.Error("a tag that no registry takes")
 	}
 }
+
+// TestRefusedDigest: what was refused does not read as what the tag is.
+func TestRefusedDigest(t *testing.T) {
+	r := registries.Docker(t, registries.Config{})
+	r.PushImage(t, "team/app:v1", registries.Image(t, registries.Platforms[0], "1"))
+	m := mounted.New(t, mounted.Options{})
+	script := `cd "$1"; was=$(cat v1/digest); ! echo "$2" | dd status=none of=v1/digest; test "$(cat v1/digest)" = "$was"
+		mkdir x; ! echo "$2" | dd status=none of=x/digest; ! cat x/digest`
+	inShell(t, script, m.At(r.Host, "team/app/tags"), "sha256:"+strings.Repeat("0", 64))
+}
