@@ -62,10 +62,9 @@ func (w *writers) sees(ctx context.Context, l *stage.Staging) bool {
 	return parent != (process{}) && w.m[l][parent]
 }
 
-// parentOf finds the process that started the one that asks; none where that is not known, or is the one that adopts orphans, or
+// parentOfProcess finds the process that started another one; none where that is not known, or is the one that adopts orphans, or
 // is the daemon itself.
-func parentOf(ctx context.Context) process {
-	who := callerOf(ctx)
+func parentOfProcess(who process) process {
 	status, err := os.ReadFile("/proc/" + who.pid + "/status")
 	if err != nil {
 		return process{}
@@ -102,8 +101,7 @@ func newIntents() *intents { return &intents{m: map[intent]time.Time{}} }
 // Intend notes that who asks wants to write to the file of that inode, which is fixed, and tells whether looking its name up again
 // may help: it does not a second time.
 func (t *Tree) Intend(ctx context.Context, ino uint64) bool {
-	tid, _ := ctx.Value(callerKey{}).(uint32)
-	key := intent{tid, ino}
+	key := intent{tidOf(ctx), ino}
 	t.intents.mu.Lock()
 	defer t.intents.mu.Unlock()
 	for old, at := range t.intents.m {
@@ -121,12 +119,12 @@ func (t *Tree) Intend(ctx context.Context, ino uint64) bool {
 
 // intends tells whether who looks a name up wants to write to what it stands for.
 func (t *Tree) intends(ctx context.Context, ino uint64) bool {
-	tid, _ := ctx.Value(callerKey{}).(uint32)
+	key := intent{tidOf(ctx), ino}
 	t.intents.mu.Lock()
 	defer t.intents.mu.Unlock()
-	at, ok := t.intents.m[intent{tid, ino}]
+	at, ok := t.intents.m[key]
 	if ok && time.Since(at) < intentLife {
-		delete(t.intents.m, intent{tid, ino})
+		delete(t.intents.m, key)
 		return true
 	}
 	return false
