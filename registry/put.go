@@ -48,21 +48,25 @@ func (t target) owes(dgst digest.Digest) bool {
 // store stores a manifest, and returns the header of the answer. As it can be repeated without harm, a lost answer is, and one that does
 // not come for half of the time there is.
 func (t target) store(ctx context.Context, d image.Descriptor, raw []byte, ref string) (header http.Header, err error) {
-	r := request{method: http.MethodPut, path: "manifests/" + ref, header: http.Header{"Content-Type": {d.MediaType}}}
+	r := request{method: http.MethodPut, path: "manifests/" + ref, header: http.Header{"Content-Type": {d.MediaType}}}.withBytes(raw)
 	deadline := t.client.deadline()
-	err = retry(ctx, deadline, func() error {
+	put := func() error {
 		half := time.Now().Add(t.client.options.Timeout / 2)
 		if half.After(deadline) {
 			half = deadline
 		}
-		resp, err := t.send(ctx, r.withBytes(raw), half)
+		resp, err := t.send(ctx, r, half)
 		if err != nil {
 			return err
 		}
 		drain(resp)
 		header = resp.Header
 		return nil
-	})
+	}
+	err = retry(ctx, deadline, put)
+	if errors.Is(err, errStalled) && time.Now().Before(deadline) {
+		err = retry(ctx, deadline, put)
+	}
 	return header, err
 }
 

@@ -113,9 +113,6 @@ func tries(err error) int {
 		}
 		return 1
 	}
-	if errors.Is(err, errStalled) {
-		return maxTries // where there is time left
-	}
 	if permanent(err) {
 		return 1
 	}
