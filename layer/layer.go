@@ -101,39 +101,3 @@ type Options struct {
 
 // DefaultMemory is how much decompressed content is remembered, unless Options say otherwise.
 const DefaultMemory = 48 << 20
-
-// Layers opens layers as trees. It is safe for concurrent use.
-type Layers struct {
-	o Options
-}
-
-// New makes Layers. It reads nothing.
-func New(o Options) *Layers {
-	if o.Memory == 0 {
-		o.Memory = DefaultMemory
-	}
-	return &Layers{o: o}
-}
-
-// Close ends what is being indexed. No File is to be used after that.
-func (l *Layers) Close() error { return nil }
-
-// Tree is the folder of what one layer contains. It does nothing yet. src must be of a type that == works for.
-func (l *Layers) Tree(src image.Source, d image.Descriptor, w Whiteouts) File { panic("not yet") }
-
-// Root is the root folder of an image's layers, the base first, merged as the image-spec says (layer.md, "Applying Changesets").
-// It does nothing yet, and uses layers only as they are needed, from the top down.
-func (l *Layers) Root(src image.Source, layers []image.Descriptor) File { panic("not yet") }
-
-// Index makes the index of a layer, unless there is one. It calls progress now and then with how many bytes of the blob are done.
-func (l *Layers) Index(ctx context.Context, src image.Source, d image.Descriptor, progress func(done int64)) error {
-	panic("not yet")
-}
-
-// open is a layer's files, to be released; it waits until there is an index.
-func (l *Layers) open(ctx context.Context, src image.Source, d image.Descriptor) (files, error) {
-	panic("not yet")
-}
-
-// IsLayer tells whether blobs of a media type are file system layers, encrypted ones too.
-func IsLayer(mediaType string) bool { panic("not yet") }

@@ -1,0 +1,29 @@
+package layer
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/regfs/regfs/image"
+)
+
+// encrypted is how the media types of encrypted layers end.
+const encrypted = "+encrypted"
+
+// IsLayer tells whether blobs of a media type are file system layers: those of the image-spec and of Docker, and encrypted ones
+// too. Schema 1 images say nothing of their layers' media type; that they are layers is known without.
+func IsLayer(mediaType string) bool {
+	switch base := strings.TrimSuffix(mediaType, encrypted); base {
+	case "application/vnd.docker.image.rootfs.diff.tar", "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar.zstd",
+		"application/vnd.docker.image.rootfs.foreign.diff.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
+		return true
+	default:
+		base, _, _ = strings.Cut(base, "+")
+		return base == "application/vnd.oci.image.layer.v1.tar" || base == "application/vnd.oci.image.layer.nondistributable.v1.tar"
+	}
+}
+
+// indexName is what the index of a layer is kept under.
+func indexName(d image.Descriptor) string {
+	return fmt.Sprintf("%s-%s-%d", d.Digest.Algorithm(), d.Digest.Encoded(), indexVersion)
+}

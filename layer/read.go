@@ -1,0 +1,134 @@
+package layer
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// readAt reads a regular file.
+func (u *used) readAt(ctx context.Context, ino inode, p []byte, off int64) (int, error) {
+	r, err := u.record(ino)
+	if err != nil {
+		return 0, err
+	}
+	if off < 0 || off >= r.size {
+		return 0, io.EOF
+	}
+	end := error(nil)
+	if int64(len(p)) > r.size-off {
+		p, end = p[:r.size-off], io.EOF
+	}
+	n, err := 0, error(nil)
+	if r.flags&flagSparse != 0 {
+		n, err = u.readSparse(ctx, ino, p, off)
+	} else {
+		n, err = u.content(ctx, p, r.data+off)
+	}
+	if err != nil {
+		return n, fmt.Errorf("layer %s: %w", u.d.Digest, err)
+	}
+	return n, end
+}
+
+// readSparse reads from parts and from the holes between them.
+func (u *used) readSparse(ctx context.Context, ino inode, p []byte, off int64) (int, error) {
+	r, err := u.whole(ino)
+	if err != nil {
+		return 0, err
+	}
+	clear(p)
+	// The parts follow one another in the stream.
+	data, end := r.data, off+int64(len(p))
+	for _, part := range r.sparse {
+		from, to := max(off, part.off), min(end, part.off+part.size)
+		if from < to {
+			if n, err := u.content(ctx, p[from-off:to-off], data+from-part.off); err != nil {
+				return int(from-off) + n, err
+			}
+		}
+		data += part.size
+	}
+	return len(p), nil
+}
+
+// content reads the decompressed stream.
+func (u *used) content(ctx context.Context, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		i, s, err := u.span(off + int64(n))
+		if err != nil {
+			return n, err
+		}
+		c, err := u.decoded(ctx, i, s)
+		if err != nil {
+			return n, err
+		}
+		from := int(off + int64(n) - s.uoff)
+		to := min(int(s.ulen), from+len(p)-n)
+		b, err := c.upTo(to)
+		if err != nil {
+			return n, err
+		}
+		n += copy(p[n:], b[from:])
+	}
+	return n, nil
+}
+
+// decoded is the content of a span, from memory or made now.
+func (u *used) decoded(ctx context.Context, i int, s span) (*decoded, error) {
+	c, isNew := u.l.spans.get(spanKey{u.o.name, i}, int64(s.ulen)+int64(s.clen)/2)
+	if isNew {
+		l, load := u.l, u.again()
+		if err := l.spawn(func() {
+			defer load.release()
+			d, err := load.load(l.ctx, i, s)
+			l.spans.settle(c, d, err)
+		}); err != nil {
+			load.release()
+			l.spans.settle(c, nil, err)
+		}
+	}
+	if err := c.wait(ctx); err != nil {
+		return nil, err
+	}
+	return c.decoded, nil
+}
+
+// again is one more use of the files.
+func (u *used) again() *used {
+	u.l.mu.Lock()
+	defer u.l.mu.Unlock()
+	u.o.users++
+	more := *u
+	return &more
+}
+
+// load makes the content of a span.
+func (u *used) load(ctx context.Context, i int, s span) (*decoded, error) {
+	var packed, kept []byte
+	var err error
+	if s.refLen > 0 {
+		if kept, err = u.unpack(s); err != nil {
+			return nil, err
+		}
+	}
+	if s.kind != spanKept {
+		if packed, err = u.o.packed(ctx, u.src, u.d, i, s); err != nil {
+			return nil, err
+		}
+	}
+	return newDecoded(s, packed, kept)
+}
+
+// unpack reads what the index kept for a span.
+func (u *used) unpack(s span) ([]byte, error) {
+	b, err := u.in(secData, s.ref, int(s.refLen))
+	if err != nil {
+		return nil, err
+	}
+	out, err := u.l.unzip.DecodeAll(b, nil)
+	if err != nil {
+		return nil, fmt.Errorf("unpack: %w: %w", err, errDamaged)
+	}
+	return out, nil
+}
