@@ -195,13 +195,29 @@ func (b *builder) resolve(l *level, group []version) error {
 // mean tells a hard link that it means v.
 func (b *builder) mean(link uint32, v *version) error {
 	m := meaning{seq: link, via: v.seq}
-	if v.kind != isLink {
-		if err := b.write(v); err != nil {
+	if v.kind == isLink {
+		if err := b.meanLink(v); err != nil {
 			return err
 		}
-		m.ino, m.kind = v.ino, v.data[5]>>4
+		return b.links.resolve(m)
 	}
+	if err := b.write(v); err != nil {
+		return err
+	}
+	m.ino, m.kind = v.ino, v.data[5]>>4
 	return b.links.resolve(m)
+}
+
+// meanLink keeps the target of a hard link that another one means.
+func (b *builder) meanLink(v *version) error {
+	if _, known := b.links.targets[v.seq]; known {
+		return nil
+	}
+	target, err := b.text(string(v.data))
+	if err == nil {
+		b.links.toLink(v.seq, target)
+	}
+	return err
 }
 
 // show puts what is at the path in the end into its folder, or leaves it to pop, if it is one itself.

@@ -15,6 +15,8 @@ type linker struct {
 	links []pendingLink
 	// own are the names that files have by themselves, where links mean them, too.
 	own []inodeName
+	// targets are those of hard links that others mean.
+	targets map[uint32]textRef
 	// folders are hard links to folders, which are nothing.
 	folders map[uint32]bool
 }
@@ -69,15 +71,23 @@ func (l *linker) toFolder(seq uint32) {
 	l.folders[seq] = true
 }
 
-// find is what a hard link means in the end. A link that it means is an earlier one, so this ends.
-func (l *linker) find(seq uint32) (meaning, bool) {
+func (l *linker) toLink(seq uint32, target textRef) {
+	if l.targets == nil {
+		l.targets = map[uint32]textRef{}
+	}
+	l.targets[seq] = target
+}
+
+// find is what a hard link means in the end, or the last link on the way, which means a file that the archive does not have. A link
+// that is meant is an earlier one, so this ends.
+func (l *linker) find(seq uint32) (m meaning, last uint32, ok bool) {
 	for {
 		i, ok := slices.BinarySearchFunc(l.means, seq, func(m meaning, seq uint32) int { return cmp.Compare(m.seq, seq) })
 		if !ok {
-			return meaning{}, false
+			return meaning{}, seq, false
 		}
 		if l.means[i].ino != 0 {
-			return l.means[i], true
+			return l.means[i], seq, true
 		}
 		seq = l.means[i].via
 	}
@@ -89,8 +99,11 @@ func (b *builder) settle() (several, foreign []inodeName, err error) {
 	l := &b.links
 	slices.SortFunc(l.means, func(a, b meaning) int { return cmp.Compare(a.seq, b.seq) })
 	for _, link := range l.links {
-		m, ok := l.find(link.seq)
+		m, last, ok := l.find(link.seq)
 		if !ok {
+			if last != link.seq {
+				link.seq, link.target = last, l.targets[last]
+			}
 			if m.ino, err = b.foreignInode(link); err != nil {
 				return nil, nil, err
 			}
