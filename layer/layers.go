@@ -120,9 +120,17 @@ type used struct {
 func (l *Layers) open(ctx context.Context, src image.Source, d image.Descriptor) (files, error) {
 	u, _, err := l.acquire(ctx, src, d, func(int64) {})
 	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", d.Digest, err)
+		return nil, layerError(d, err)
 	}
 	return u, nil
+}
+
+// layerError is an error that has to do with a layer. For its files, a layer that is missing is no missing file.
+func layerError(d image.Descriptor, err error) error {
+	if errors.Is(err, image.ErrNotFound) {
+		return fmt.Errorf("layer %s: %w: %v", d.Digest, image.ErrUnavailable, err)
+	}
+	return fmt.Errorf("layer %s: %w", d.Digest, err)
 }
 
 func (l *Layers) acquire(ctx context.Context, src image.Source, d image.Descriptor, progress func(int64)) (u *used, made bool, err error) {

@@ -26,7 +26,7 @@ func (u *used) readAt(ctx context.Context, ino inode, p []byte, off int64) (int,
 		n, err = u.content(ctx, p, r.data+off)
 	}
 	if err != nil {
-		return n, fmt.Errorf("layer %s: %w", u.d.Digest, err)
+		return n, layerError(u.d, err)
 	}
 	return n, end
 }
