@@ -6,6 +6,8 @@
 //	blobs/<algorithm>/<2 hex>/<hex>     content that matched its digest, and nothing else
 //	partial/<algorithm>-<hex>-<size>    content on its way; only ever appended to, by who holds the lock on it
 //	refs/<host>/<repository>/…          what a place said, see records
+//	layers/index/<name>                 what was found out about a layer, whole
+//	layers/spans/<name>                 single spans of a layer's blob, at their places, between holes; may be cut at any moment
 //	tmp/                                files that get their name when they are whole
 //	lock                                held by the one process that makes room
 package cache
@@ -66,6 +68,7 @@ type Cache struct {
 	store
 	records records
 	space   *space
+	growing growing
 	offline bool
 	ttl     time.Duration
 	timeout time.Duration
@@ -109,7 +112,7 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		store: s, records: records{s, newChanges(10 * o.Timeout)}, space: &space{store: s, limit: o.Size}, offline: o.Offline, ttl: o.TTL, timeout: o.Timeout,
-		grace: grace, log: o.Log, fills: map[fillKey]*fill{},
+		grace: grace, log: o.Log, fills: map[fillKey]*fill{}, growing: growing{files: map[*os.File]int64{}},
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	return c, nil

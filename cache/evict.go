@@ -62,8 +62,12 @@ func (s *space) free(n int64) error {
 }
 
 // tidy removes what was not used for longest until the directory takes at most target bytes, if it takes more than limit.
-// One process does so at a time.
 func (s *space) tidy(limit, target int64) error {
+	return s.alone(func() error { return s.tidyAlone(limit, target) })
+}
+
+// alone runs fn in one process at a time.
+func (s *space) alone(fn func() error) error {
 	guard, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -71,7 +75,7 @@ func (s *space) tidy(limit, target int64) error {
 	defer guard.Close()
 	for range int(patience / poll) {
 		if lock(guard) {
-			return s.tidyAlone(limit, target)
+			return fn()
 		}
 		time.Sleep(poll)
 	}
@@ -79,26 +83,64 @@ func (s *space) tidy(limit, target int64) error {
 }
 
 func (s *space) tidyAlone(limit, target int64) error {
+	s.clear()
 	entries, err := s.list()
 	used := total(entries)
 	if used > limit {
-		slices.SortFunc(entries, older)
-		for _, e := range entries {
-			if used > target && s.evict(e) {
-				used -= e.bytes
-			}
-		}
+		slices.SortFunc(entries, first)
+		used = s.shrink(entries, used, target)
 	}
 	s.used.Store(used)
 	return err
 }
 
+// shrink gives up entries, those at the front first, until they take no more than target bytes, and returns what they take then.
+// Spans in use are worth more than all that is not in use, and less than the records: those are small, and when a place is
+// away, nothing else can tell what it said.
+func (s *space) shrink(entries []entry, used, target int64) int64 {
+	give := func(entries []entry, up func(entry) bool) (kept []entry) {
+		for _, e := range entries {
+			if used > target && up(e) {
+				used -= e.bytes
+			} else {
+				kept = append(kept, e)
+			}
+		}
+		return kept
+	}
+	records := slices.IndexFunc(append(entries, entry{kind: ofRecord}), func(e entry) bool { return e.kind == ofRecord })
+	kept := give(entries[:records], s.evict)
+	give(kept, s.cut)
+	give(entries[records:], s.evict)
+	return used
+}
+
+// kind tells what a file has in it.
+type kind int
+
+const (
+	ofBlob kind = iota
+	ofPartial
+	ofIndex
+	ofSpans
+	ofRecord
+	ofTemp
+)
+
+// folders are what the directory is made of.
+var folders = []struct {
+	name string
+	kind kind
+}{
+	{"blobs", ofBlob}, {"partial", ofPartial}, {"layers/index", ofIndex}, {"layers/spans", ofSpans}, {"refs", ofRecord}, {"tmp", ofTemp},
+}
+
 // entry is a file that can be evicted.
 type entry struct {
-	path     string
-	bytes    int64
-	used     int64 // when, in ns since 1970
-	isRecord bool
+	path  string
+	bytes int64
+	idle  time.Duration // how long nobody used it
+	kind  kind
 }
 
 func total(entries []entry) int64 {
@@ -109,29 +151,50 @@ func total(entries []entry) int64 {
 	return sum
 }
 
-// older sorts what goes first first. Records are small and worth most, so they go last.
-func older(a, b entry) int {
-	if a.isRecord != b.isRecord {
-		if a.isRecord {
+// indexWorth is how much longer than content an index is kept. It takes about a twenty-fifth of the blob it was made from, all of which
+// would have to be fetched and decompressed to make it again. It is not kept for ever, or indexes of what nobody wants would fill
+// the directory in the end.
+const indexWorth = 16
+
+// first sorts what goes first first. Records go last.
+func first(a, b entry) int {
+	if a, b := a.kind == ofRecord, b.kind == ofRecord; a != b {
+		if a {
 			return 1
 		}
 		return -1
 	}
-	return cmp.Compare(a.used, b.used)
+	return cmp.Compare(b.age(), a.age())
 }
 
-// list finds all there is, and clears what killed processes left in tmp.
+// age is how long an entry was not used, counted by its worth.
+func (e entry) age() time.Duration {
+	if e.kind == ofIndex {
+		return e.idle / indexWorth
+	}
+	return e.idle
+}
+
+// list finds all there is that can be evicted.
 func (s *space) list() ([]entry, error) {
 	var entries []entry
-	for _, folder := range []string{"blobs", "partial", "refs"} {
-		err := s.walk(folder, func(path string, info fs.FileInfo) {
-			entries = append(entries, entry{path, diskUsage(info), info.ModTime().UnixNano(), folder == "refs"})
+	for _, f := range folders {
+		if f.kind == ofTemp {
+			continue
+		}
+		err := s.walk(f.name, func(path string, info fs.FileInfo) {
+			entries = append(entries, entry{path, diskUsage(info), time.Since(info.ModTime()), f.kind})
 		})
 		if err != nil {
 			return entries, err
 		}
 	}
-	return entries, s.walk("tmp", func(path string, info fs.FileInfo) {
+	return entries, nil
+}
+
+// clear removes what killed processes left in tmp. What can't be looked at stays.
+func (s *space) clear() {
+	_ = s.walk("tmp", func(path string, info fs.FileInfo) {
 		if time.Since(info.ModTime()) > litter {
 			os.Remove(path)
 		}
@@ -156,7 +219,7 @@ func (s *space) walk(folder string, visit func(path string, info fs.FileInfo)) e
 
 // evict removes a file unless somebody reads or writes it.
 func (s *space) evict(e entry) bool {
-	if e.isRecord {
+	if e.kind == ofRecord {
 		return os.Remove(e.path) == nil
 	}
 	file, err := os.Open(e.path)
@@ -166,6 +229,9 @@ func (s *space) evict(e entry) bool {
 	defer file.Close()
 	return lock(file) && samePath(file, e.path) && os.Remove(e.path) == nil
 }
+
+// cut takes the content of a file of spans, whoever reads it. The others must stay as they are while they are in use.
+func (s *space) cut(e entry) bool { return e.kind == ofSpans && os.Truncate(e.path, 0) == nil }
 
 // diskUsage is how many bytes a file takes on disk.
 func diskUsage(info fs.FileInfo) int64 {

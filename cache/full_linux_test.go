@@ -44,6 +44,29 @@ func TestFullDisk(t *testing.T) {
 	wantContent(t, c, p, p.add(old), old)
 }
 
+// TestFullDiskAndIndexes: an index is worth a blob.
+func TestFullDiskAndIndexes(t *testing.T) {
+	p, c := newPlace(), open(t, Options{Dir: small(t, 8<<20)})
+	wantContent(t, c, p, p.add(random(1, 5<<20)), random(1, 5<<20))
+	index, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer index.Close()
+	if _, err := index.Write(random(2, 6<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.PutIndex("a", index); err != nil {
+		t.Fatal(err)
+	}
+	wantIndex(t, c, "a", random(2, 6<<20))
+	if _, err := index.Write(random(3, 6<<20)); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "more than the disk holds", c.PutIndex("b", index), unix.ENOSPC)
+	want(t, "left of that", append(files(t, c, "tmp"), files(t, c, "layers")...), []string(nil))
+}
+
 func TestFilesAreClosed(t *testing.T) {
 	p, c := newPlace(), open(t, Options{Dir: t.TempDir(), TTL: time.Hour})
 	p.tag("v1", `{"a":1}`)

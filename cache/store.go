@@ -22,8 +22,8 @@ import (
 type store struct{ dir string }
 
 func (s store) init() error {
-	for _, name := range []string{"blobs", "partial", "refs", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(s.dir, name), 0o700); err != nil {
+	for _, f := range folders {
+		if err := os.MkdirAll(filepath.Join(s.dir, f.name), 0o700); err != nil {
 			return err
 		}
 	}
@@ -32,9 +32,10 @@ func (s store) init() error {
 
 // writable tells why nothing can be kept, if so.
 func (s store) writable() error {
-	for _, name := range []string{"blobs", "partial", "refs", "tmp"} {
-		if err := unix.Access(filepath.Join(s.dir, name), unix.W_OK|unix.X_OK); err != nil {
-			return &os.PathError{Op: "write to", Path: filepath.Join(s.dir, name), Err: err}
+	for _, f := range folders {
+		path := filepath.Join(s.dir, f.name)
+		if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+			return &os.PathError{Op: "write to", Path: path, Err: err}
 		}
 	}
 	return nil
@@ -163,16 +164,18 @@ func (s store) create(open func() (*os.File, error)) (*os.File, error) {
 	return file, err
 }
 
-// move renames a file, and makes the folder it goes to.
+// move renames a file, and makes the folder it goes to. That is tried again: Prune may remove the folder while it is empty.
 func move(from, to string) error {
 	err := os.Rename(from, to)
-	if !errors.Is(err, os.ErrNotExist) {
-		return err
+	for range 3 {
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err = os.MkdirAll(filepath.Dir(to), 0o700); err == nil {
+			err = os.Rename(from, to)
+		}
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	return os.Rename(from, to)
+	return err
 }
 
 // touch makes a file the one used last, once a minute at most.
@@ -192,7 +195,9 @@ func lock(file *os.File) bool {
 func unlock(file *os.File) { _ = unix.Flock(int(file.Fd()), unix.LOCK_UN) }
 
 // shareLock tells that the file is in use. A file whose lock can't be had is about to be removed: its content stays as good as it was.
-func shareLock(file *os.File) { _ = unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) }
+func shareLock(file *os.File) bool {
+	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+}
 
 // samePath tells whether path still names the open file.
 func samePath(file *os.File, path string) bool {
