@@ -14,6 +14,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/image"
 )
 
@@ -51,18 +52,27 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, nosuid, …", c.setOptions)
 
 	f.StringVar(&c.stageDir, "stage-dir", "", "keep what is written, until it is pushed, in this `folder`, for this mount alone\n(default "+helpPlace(stagePlace)+"/stage/MOUNTPOINT)")
-	c.cacheSize = 10 << 30
-	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+helpPlace(cachePlace)+")")
-	f.Func("cache-size", "how large that may get, a `size` such as 500M or 20G (default 10G)", c.setCacheSize)
+	c.addCacheFlags(f)
 	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag is believed before the registry is asked again")
 	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
 
-	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	f.Func("platform", "show multi-platform images for this `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
+	c.addPlatformFlag(f, "show multi-platform images for this")
 	c.addRegistryFlags(f)
 
 	f.StringVar(&c.logFile, "log-file", "", "log to this `file`, in the background (default "+helpPlace(logPlace)+"/MOUNTPOINT.log)")
 	f.Func("log-level", "the least `level` to log: debug, info, warn or error (default info)", c.setLogLevel)
+}
+
+// addCacheFlags defines the flags of every command that fetches into the cache.
+func (c *config) addCacheFlags(f *pflag.FlagSet) {
+	c.cacheSize = cache.DefaultSize
+	f.StringVar(&c.cacheDir, "cache-dir", "", "keep what was fetched in this `folder` (default "+helpPlace(cachePlace)+")")
+	f.Func("cache-size", "how large that may get, a `size` such as 500M or 20G (default 10G)", c.setCacheSize)
+}
+
+func (c *config) addPlatformFlag(f *pflag.FlagSet, purpose string) {
+	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	f.Func("platform", purpose+" `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
 }
 
 // setOptions takes the value of one -o. What has a flag of its own here sets that; all else goes to the mount as it is.
@@ -208,7 +218,7 @@ func (c *config) place(name *string, flag string, s standard) error {
 		return err
 	}
 	*name = abs
-	if strings.HasPrefix(abs+"/", c.mountpoint+"/") {
+	if c.mountpoint != "" && strings.HasPrefix(abs+"/", c.mountpoint+"/") {
 		return fmt.Errorf("%s is inside the mount: choose another with %s", abs, flag)
 	}
 	return nil

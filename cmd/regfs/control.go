@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/regfs/regfs/cache"
+	"github.com/regfs/regfs/image"
 )
 
 // controlFiles are the files of .regfs/ that tell of the daemon as a whole.
@@ -21,15 +22,19 @@ func controlFiles(c *config, store *cache.Cache, m *metrics) map[string]func() [
 
 // describe is the configuration in effect, named as the flags are.
 func (c *config) describe() map[string]any {
-	platform := strings.TrimSuffix(c.platform.OS+"/"+c.platform.Architecture+"/"+c.platform.Variant, "/")
 	return map[string]any{
 		"mountpoint": c.mountpoint, "foreground": c.foreground,
 		"allow-other": c.allowOther, "read-only": c.readOnly, "option": append([]string{}, c.options...),
 		"stage-dir": c.stageDir, "allow-delete": c.allowDelete,
 		"cache-dir": c.cacheDir, "cache-size": c.cacheSize, "tag-ttl": c.tagTTL.String(), "offline": c.offline,
-		"platform": platform, "insecure": append([]string{}, c.insecure...), "timeout": c.timeout.String(),
+		"platform": platformName(c.platform), "insecure": append([]string{}, c.insecure...), "timeout": c.timeout.String(),
 		"log-file": c.logFile, "log-level": c.logLevel.String(),
 	}
+}
+
+// platformName is a platform as --platform takes it.
+func platformName(p image.Platform) string {
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 }
 
 func describeStatus(c *config, started time.Time, s cache.Stats) map[string]any {

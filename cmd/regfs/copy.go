@@ -60,7 +60,7 @@ func sourceAndDestination(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// copyNamed copies from one name to another, until it is interrupted. A second signal kills.
+// copyNamed copies from one name to another, until it is interrupted.
 func copyNamed(ctx context.Context, c *config, source, destination string, stderr io.Writer, quiet bool) error {
 	from, err := parseName(source)
 	if err != nil {
@@ -73,22 +73,32 @@ func copyNamed(ctx context.Context, c *config, source, destination string, stder
 	if err := c.checkTimeout(); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, endings()...)
-	defer stop()
-	context.AfterFunc(ctx, stop)
 	p := newProgress(stderr, quiet)
-	root, err := copyImage(ctx, c.newClient(nil), from, to, p.tell)
+	var root image.Descriptor
+	err = interruptible(ctx, func(ctx context.Context) (err error) {
+		root, err = copyImage(ctx, c.newClient(nil), from, to, p.tell)
+		return err
+	})
 	p.close()
-	if err != nil && ctx.Err() != nil {
-		return errors.New("interrupted")
-	}
 	if err == nil && !quiet {
 		fmt.Fprintf(stderr, "copied %s to %s\n", root.Digest, to)
 	}
 	return err
 }
 
-// endings are the signals that end a copy. What nohup or a shell had this process ignore stays ignored.
+// interruptible runs fn until it is done or a signal ends it. A second signal kills.
+func interruptible(ctx context.Context, fn func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, endings()...)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	err := fn(ctx)
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return err
+}
+
+// endings are the signals that end a command. What nohup or a shell had this process ignore stays ignored.
 func endings() []os.Signal {
 	ends := []os.Signal{syscall.SIGTERM}
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
@@ -102,7 +112,7 @@ func endings() []os.Signal {
 // copyImage copies what one name names to where the other one says, and returns what that is.
 func copyImage(ctx context.Context, client *registry.Client, from, to name, events func(copy.Event)) (image.Descriptor, error) {
 	defer client.Close()
-	src, err := from.source(ctx, client)
+	src, err := from.source(ctx, client.Host)
 	if err != nil {
 		return image.Descriptor{}, err
 	}
@@ -122,11 +132,12 @@ func copyImage(ctx context.Context, client *registry.Client, from, to name, even
 	return root, copy.Run(ctx, dst, copy.From(src, from.repository), root, copy.Options{Tags: to.tags(), Events: events})
 }
 
-func (n name) source(ctx context.Context, client *registry.Client) (image.Source, error) {
+// source opens the place that n is in. Registries are opened by host.
+func (n name) source(ctx context.Context, open func(host string) (image.Host, error)) (image.Source, error) {
 	if n.path != "" {
 		return oci.Open(n.path)
 	}
-	host, err := client.Host(n.repository.Host)
+	host, err := open(n.repository.Host)
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func whole(t *testing.T, text string, want digest.Digest) {
 	}
 	client := registry.New(registry.Options{Timeout: 10 * time.Second, Insecure: []string{n.repository.Host}})
 	defer client.Close()
-	src, err := n.source(t.Context(), client)
+	src, err := n.source(t.Context(), client.Host)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,9 @@ is a folder, an image is a folder in it, and its files are files.`,
 	}
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), umountCommand(), copyCommand(), statusCommand(), discardCommand(), versionCommand())
+	root.AddCommand(
+		mountCommand(), umountCommand(), copyCommand(), indexCommand(), cacheCommand(), statusCommand(), discardCommand(), versionCommand(),
+	)
 	return root
 }
 

@@ -41,6 +41,14 @@ func TestCommandLine(t *testing.T) {
 		{"copy oci:a", 2, "", "regfs: where to? DESTINATION is missing\nTry 'regfs copy --help'.\n"},
 		{"copy oci:a oci:b oci:c", 2, "", "regfs: one image at a time: what is \"oci:c\"?\nTry 'regfs copy --help'.\n"},
 		{"copy --timeout 0 oci:a oci:b", 2, "", "regfs: a --timeout of 0s leaves no time for anything\nTry 'regfs copy --help'.\n"},
+		{"cache --help", 0, "regfs cache prune --older-than 30d", ""},
+		{"cache clear", 2, "", "regfs: \"clear\" is not a command\nTry 'regfs cache --help'.\n"},
+		{"cache prune", 2, "", "regfs: what? Say --older-than, --size or --all\nTry 'regfs cache prune --help'.\n"},
+		{"cache prune --all --size 1G", 2, "", "regfs: --all is all: leave the other flags away\nTry 'regfs cache prune --help'.\n"},
+		{"cache prune --older-than 0", 2, "", "regfs: invalid argument \"0\" for \"--older-than\" flag: \"0\" is not a time, such as 12h or 30d\nTry 'regfs cache prune --help'.\n"},
+		{"index --help", 0, "--all-platforms", ""},
+		{"index", 2, "", "regfs: what? An IMAGE such as docker://HOST/REPOSITORY:TAG is missing\nTry 'regfs index --help'.\n"},
+		{"index --timeout 0 oci:a", 2, "", "regfs: a --timeout of 0s leaves no time for anything\nTry 'regfs index --help'.\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), strings.Fields(test.args), &stdout, &stderr)

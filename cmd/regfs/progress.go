@@ -18,10 +18,11 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// progress shows how copies fare: a line for each blob and manifest that is done and, on a terminal, a bar below them for each
+// progress shows how blobs fare that are copied or indexed: a line for each blob and manifest that is done and, on a terminal, a bar below them for each
 // one that moves. It is safe for concurrent use.
 type progress struct {
-	out   io.Writer // of lines; nil to show nothing
+	out   io.Writer // of lines
+	quiet bool      // only what Write is told is shown
 	board *mpb.Progress
 	// draw has the board drawn, stop ends its being drawn now and again, and stopped tells when that has ended.
 	draw          chan any
@@ -32,16 +33,12 @@ type progress struct {
 }
 
 func newProgress(out io.Writer, quiet bool) *progress {
-	p := &progress{bars: map[digest.Digest]*mpb.Bar{}}
-	switch {
-	case quiet:
-	case isTerminal(out):
+	p := &progress{out: out, quiet: quiet, bars: map[digest.Digest]*mpb.Bar{}}
+	if !quiet && isTerminal(out) {
 		p.draw, p.stop, p.stopped = make(chan any), make(chan struct{}), make(chan struct{})
 		p.board = mpb.New(mpb.WithOutput(out), mpb.WithManualRefresh(p.draw))
 		p.out = p.board // which writes above the bars
 		go p.redraw()
-	default:
-		p.out = out
 	}
 	return p
 }
@@ -119,7 +116,7 @@ func (p *progress) drop(dgst digest.Digest) {
 }
 
 func (p *progress) line(e copy.Event) {
-	if p.out == nil {
+	if p.quiet {
 		return
 	}
 	what := ""
@@ -128,6 +125,13 @@ func (p *progress) line(e copy.Event) {
 	}
 	// Who does not see it can't be told either.
 	fmt.Fprintf(p.out, "%s  %10s  %s%s\n", short(e.Descriptor.Digest), size(e.Descriptor.Size), what, e.How)
+}
+
+// Write writes whole lines above the bars, always: they are what went wrong.
+func (p *progress) Write(lines []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(lines)
 }
 
 // close leaves nothing but lines on the terminal.

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regfs/regfs/cache"
+	"github.com/regfs/regfs/copy"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layer"
+)
+
+// maxIndexing is how many layers are indexed at once.
+const maxIndexing = 2
+
+func indexCommand() *cobra.Command {
+	c, all, quiet := &config{}, false, false
+	cmd := &cobra.Command{
+		Use:   "index [flags] IMAGE...",
+		Short: "Index the layers of images ahead of time",
+		Long: `Index the layers of images ahead of time, so that a mount shows what is in them, rootfs/ and
+layers/NN/tree/, without waiting. The mount must have the same cache folder. An IMAGE is
+named as podman and skopeo do:
+
+  docker://HOST/REPOSITORY[:TAG|@DIGEST]   a registry's; without a tag, latest
+  oci:PATH[:TAG][@DIGEST]                  an OCI image layout's, a folder
+
+Each layer is fetched once and verified, and stays in the cache as long as there is room;
+its index stays longer. What is indexed already is not fetched. When a layer can't be
+indexed, the others are all the same, and the exit code is 1.
+
+Credentials are those of podman, skopeo and docker ('podman login'); so are registries.conf
+and certs.d. Progress and errors go to stderr.`,
+		Example: `  regfs index docker://quay.io/podman/stable
+  regfs index --platform linux/arm64 docker://alpine:3.20 docker://debian:12
+  regfs index --all-platforms --cache-dir /srv/regfs docker://registry.example.com/team/app:v1`,
+		Args: someImages,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return indexNamed(cmd.Context(), c, args, all, cmd.ErrOrStderr(), quiet)
+		},
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "say nothing unless it fails")
+	c.addPlatformFlag(cmd.Flags(), "index multi-platform images for this")
+	cmd.Flags().BoolVar(&all, "all-platforms", false, "index multi-platform images for all their platforms")
+	c.addCacheFlags(cmd.Flags())
+	c.addRegistryFlags(cmd.Flags())
+	return cmd
+}
+
+func someImages(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError{errors.New("what? An IMAGE such as docker://HOST/REPOSITORY:TAG is missing")}
+	}
+	return nil
+}
+
+// indexNamed indexes the layers of all that is named, until it is interrupted.
+func indexNamed(ctx context.Context, c *config, images []string, all bool, stderr io.Writer, quiet bool) error {
+	var names []name
+	for _, text := range images {
+		n, err := parseName(text)
+		if err != nil {
+			return err
+		}
+		names = append(names, n)
+	}
+	if err := c.checkTimeout(); err != nil {
+		return err
+	}
+	if err := c.place(&c.cacheDir, "--cache-dir", cachePlace); err != nil {
+		return err
+	}
+	p := newProgress(stderr, quiet)
+	x := &indexing{c: c, all: all, p: p, seen: map[digest.Digest]bool{}}
+	err := interruptible(ctx, func(ctx context.Context) error { return x.run(ctx, names) })
+	p.close()
+	if err == nil && !quiet {
+		fmt.Fprintf(stderr, "%d layers are indexed, %d of them were before\n", len(x.layers), x.before)
+	}
+	return err
+}
+
+// indexing is the indexing of layers under way.
+type indexing struct {
+	c   *config
+	all bool // platforms
+	p   *progress
+
+	seen   map[digest.Digest]bool
+	layers []todo
+
+	mu     sync.Mutex
+	before int // how many layers were indexed before
+	failed int
+}
+
+// todo is a layer to be indexed, and a place that has it.
+type todo struct {
+	src image.Source
+	d   image.Descriptor
+}
+
+// run fails when something failed, which it has told by then.
+func (x *indexing) run(ctx context.Context, names []name) error {
+	log := slog.New(slog.NewTextHandler(x.p, nil))
+	store, err := cache.New(cache.Options{Dir: x.c.cacheDir, Size: x.c.cacheSize, Timeout: x.c.timeout, Log: log})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	client := x.c.newClient(nil)
+	defer client.Close()
+	layers := layer.New(layer.Options{Store: store, Blobs: store, Report: func(d image.Descriptor, problem string) {
+		fmt.Fprintf(x.p, "%s: %s\n", short(d.Digest), problem)
+	}})
+	defer layers.Close()
+	open := store.Through(client.Host)
+	for _, n := range names {
+		src, err := n.source(ctx, open)
+		if err == nil {
+			defer src.Close()
+			err = x.find(ctx, src, n)
+		}
+		x.tell(ctx, err)
+	}
+	var group errgroup.Group
+	group.SetLimit(maxIndexing)
+	for _, t := range x.layers {
+		group.Go(func() error {
+			x.tell(ctx, x.index(ctx, layers, t))
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return x.result(ctx)
+}
+
+// tell says what failed. After an interrupt everything does.
+func (x *indexing) tell(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	x.mu.Lock()
+	x.failed++
+	x.mu.Unlock()
+	fmt.Fprintf(x.p, "regfs: %v\n", err)
+}
+
+func (x *indexing) result(ctx context.Context) error {
+	if ctx.Err() == nil && x.failed > 0 {
+		return errors.New("not all layers are indexed")
+	}
+	return ctx.Err()
+}
+
+// find finds the layers of an image.
+func (x *indexing) find(ctx context.Context, src image.Source, n name) error {
+	root, err := n.resolve(ctx, src)
+	if err != nil {
+		return err
+	}
+	if x.all {
+		return image.Walk(ctx, src, root, func(_ image.Descriptor, m *image.Manifest, err error) error {
+			if err == nil && m != nil {
+				x.add(src, m)
+			}
+			return err
+		})
+	}
+	m, err := manifest(ctx, src, root)
+	if err == nil && m.IsIndex() {
+		d, ok := image.Select(m.Manifests, x.c.platform)
+		if !ok {
+			return fmt.Errorf("%s has no image for %s", n, platformName(x.c.platform))
+		}
+		m, err = manifest(ctx, src, d)
+	}
+	if err != nil {
+		return err
+	}
+	x.add(src, m)
+	return nil
+}
+
+func manifest(ctx context.Context, src image.Source, d image.Descriptor) (*image.Manifest, error) {
+	_, raw, err := src.Manifest(ctx, d.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	return image.ParseManifest(d.MediaType, raw)
+}
+
+func (x *indexing) add(src image.Source, m *image.Manifest) {
+	for _, d := range m.Layers {
+		if layer.IsLayer(d.MediaType) && !x.seen[d.Digest] {
+			x.seen[d.Digest] = true
+			x.layers = append(x.layers, todo{src, d})
+		}
+	}
+}
+
+// What is told of layers that have an index.
+const (
+	indexed       image.How = "indexed"
+	indexedBefore image.How = "was indexed before"
+)
+
+// index indexes one layer, and shows how that fares.
+func (x *indexing) index(ctx context.Context, layers *layer.Layers, t todo) error {
+	var isNew atomic.Bool
+	err := layers.Index(ctx, t.src, t.d, func(done int64) {
+		isNew.Store(true)
+		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Moving, Sent: done})
+	})
+	if err != nil {
+		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Failed, Err: err})
+		return err
+	}
+	if isNew.Load() {
+		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Done, How: indexed})
+		return nil
+	}
+	x.p.tell(copy.Event{Descriptor: t.d, State: copy.Done, How: indexedBefore})
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.before++
+	return nil
+}
