@@ -85,7 +85,7 @@ func indexNamed(ctx context.Context, c *config, images []string, all bool, stder
 	err := interruptible(ctx, func(ctx context.Context) error { return x.run(ctx, names) })
 	p.close()
 	if err == nil && !quiet {
-		fmt.Fprintf(stderr, "%d layers are indexed, %d of them were before\n", len(x.layers), x.before)
+		fmt.Fprintf(stderr, "layers indexed now: %d, before: %d\n", len(x.layers)-x.before, x.before)
 	}
 	return err
 }
