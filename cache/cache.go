@@ -68,7 +68,7 @@ type Cache struct {
 	store
 	records records
 	space   *space
-	growing growing
+	spans   spanFiles
 	offline bool
 	ttl     time.Duration
 	timeout time.Duration
@@ -112,7 +112,7 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		store: s, records: records{s, newChanges(10 * o.Timeout)}, space: &space{store: s, limit: o.Size}, offline: o.Offline, ttl: o.TTL, timeout: o.Timeout,
-		grace: grace, log: o.Log, fills: map[fillKey]*fill{}, growing: growing{files: map[*os.File]int64{}},
+		grace: grace, log: o.Log, fills: map[fillKey]*fill{}, spans: spanFiles{bytes: map[string]int64{}},
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	return c, nil

@@ -72,7 +72,8 @@ func sizeOf(file *os.File) int64 {
 
 // Spans opens the file that keeps single spans of a blob under a name, at the offsets they have there, for reading and writing.
 // It is made where there is none. While it is open nobody removes it, but it may be cut to nothing at any moment, when the directory
-// takes more than it may: who reads it must verify, and need not care.
+// takes more than it may: who reads it must verify. What it grows by is counted when it is opened the next time, so it is
+// not to be kept open for long.
 func (c *Cache) Spans(name string) (*os.File, error) {
 	path, err := c.layerPath("spans", name)
 	if err != nil {
@@ -83,9 +84,8 @@ func (c *Cache) Spans(name string) (*os.File, error) {
 		return nil, fmt.Errorf("open the spans of a layer: %w", err)
 	}
 	touch(path, file)
-	if err := c.watch(file); err != nil {
-		file.Close()
-		return nil, err
+	if n := c.spans.grown(file); n > 0 {
+		c.grew(n)
 	}
 	return file, nil
 }
@@ -129,72 +129,31 @@ func (s store) layerPath(folder, name string) (string, error) {
 	return filepath.Join(s.dir, "layers", folder, name), nil
 }
 
-// look is how often it is looked how much span files have grown.
-const look = 2 * time.Second
-
-// growing are the span files that this process has open, each with what it took on disk when it was looked at last. Whoever has them
-// writes to them without asking, so that looking is the only way to know.
-type growing struct {
+// spanFiles are what span files took on disk when they were opened last. They are written to by who has them, without a word.
+type spanFiles struct {
 	mu    sync.Mutex
-	files map[*os.File]int64
+	bytes map[string]int64
 }
 
-// watch counts what a file grows by as long as it is open.
-func (c *Cache) watch(file *os.File) error {
+// maxSpanFiles is how many are remembered. Of others some growth is only found by the next look at the disk.
+const maxSpanFiles = 1000
+
+// grown is what a file takes on disk more than when it was opened last.
+func (s *spanFiles) grown(file *os.File) int64 {
 	info, err := file.Stat()
 	if err != nil {
-		return err
+		return 0
 	}
-	c.growing.mu.Lock()
-	defer c.growing.mu.Unlock()
-	if c.ctx.Err() != nil {
-		return errClosed
+	now := diskUsage(info)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, known := s.bytes[file.Name()]
+	if len(s.bytes) >= maxSpanFiles && !known {
+		clear(s.bytes)
 	}
-	if len(c.growing.files) == 0 {
-		err = c.spawn(c.watching)
+	s.bytes[file.Name()] = now
+	if !known {
+		return 0
 	}
-	if err == nil {
-		c.growing.files[file] = diskUsage(info)
-	}
-	return err
-}
-
-// watching goes on while there is something to watch.
-func (c *Cache) watching() {
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	for c.countGrowth() {
-		select {
-		case <-tick.C:
-		case <-c.ctx.Done():
-			return
-		}
-	}
-}
-
-// countGrowth counts what the files grew by since the last time, and tells whether any of them is open still.
-func (c *Cache) countGrowth() bool {
-	grown, open := c.growing.look()
-	if grown > 0 {
-		c.grew(grown)
-	}
-	return open
-}
-
-// look is what all files grew by. One that was closed is looked at for the last time. A file that was opened twice counts
-// twice: that only has the cache look at the disk sooner.
-func (g *growing) look() (grown int64, open bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for file, before := range g.files {
-		_, closed := file.Stat()
-		if info, err := os.Stat(file.Name()); err == nil {
-			g.files[file] = diskUsage(info)
-			grown += max(0, g.files[file]-before)
-		}
-		if closed != nil {
-			delete(g.files, file)
-		}
-	}
-	return grown, len(g.files) > 0
+	return max(0, now-before)
 }

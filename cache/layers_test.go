@@ -129,10 +129,6 @@ func TestSpansAreKept(t *testing.T) {
 		t.Errorf("%+v, %v: a hole is nothing", usage.Spans, err)
 	}
 	file.Close()
-	c.Close()
-	if _, err := c.Spans("a"); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("spans of a closed cache: %v", err)
-	}
 }
 
 func TestTempHasNoName(t *testing.T) {
@@ -156,7 +152,6 @@ func TestClearedFolder(t *testing.T) {
 		"spans": func() error { f, err := c.Spans("a"); f.Close(); return err },
 		"temp":  func() error { f, err := c.Temp(); f.Close(); return err },
 		"prune": func() error { _, _, err := Prune(dir, 0, 0); return err },
-		"count": func() error { c.countGrowth(); return nil },
 	} {
 		for os.RemoveAll(dir) != nil { // the cache is just making room
 		}
@@ -169,21 +164,16 @@ func TestClearedFolder(t *testing.T) {
 	}
 }
 
-// TestGrowthIsNoticed, though nobody tells of it, and the directory stays under its limit while the spans are in use.
+// TestGrowthIsNoticed, though nobody tells of it, and the directory stays under its limit even while the spans are in use.
 func TestGrowthIsNoticed(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, Options{Dir: dir, Size: 4 << 20})
-	file := spans(t, c, "a", random(2, 3<<20), 0)
-	if !c.countGrowth() {
-		t.Error("an open file is not watched")
+	spans(t, c, "a", random(2, 3<<20), 0).Close()
+	if used := c.Stats().BytesOnDisk; used > 0 {
+		t.Errorf("%d bytes are known of before anybody looked", used)
 	}
-	if used := c.Stats().BytesOnDisk; used < 3<<20 {
-		t.Errorf("%d bytes are known of", used)
-	}
-	if _, err := file.WriteAt(random(3, 6<<20), 3<<20); err != nil {
-		t.Fatal(err)
-	}
-	c.countGrowth()
+	file := spans(t, c, "a", random(3, 6<<20), 3<<20)
+	spans(t, c, "a", nil, 0).Close()
 	c.Close() // which waits until there is room
 	usage, err := Look(dir)
 	if err != nil || usage.Total().Bytes > 4<<20 {
@@ -194,17 +184,18 @@ func TestGrowthIsNoticed(t *testing.T) {
 	}
 }
 
-// TestGrowthBeforeTheEnd counts, too, and a closed file is not watched.
-func TestGrowthBeforeTheEnd(t *testing.T) {
+// TestManySpanFiles: no more is remembered of them than has its use.
+func TestManySpanFiles(t *testing.T) {
 	c := open(t, Options{Dir: t.TempDir()})
-	kept, closed := spans(t, c, "kept", nil, 0), spans(t, c, "closed", random(1, 3<<20), 0)
-	closed.Close()
-	if !c.countGrowth() || c.Stats().BytesOnDisk < 3<<20 {
-		t.Errorf("%d bytes are known of", c.Stats().BytesOnDisk)
+	for i := range maxSpanFiles + 10 {
+		file, err := c.Spans(fmt.Sprint(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
 	}
-	kept.Close()
-	if c.countGrowth() || len(c.growing.files) > 0 {
-		t.Error("closed files are watched")
+	if n := len(c.spans.bytes); n > maxSpanFiles {
+		t.Errorf("%d files are remembered", n)
 	}
 }
 

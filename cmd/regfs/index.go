@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -217,22 +216,20 @@ const (
 
 // index indexes one layer, and shows how that fares.
 func (x *indexing) index(ctx context.Context, layers *layer.Layers, t todo) error {
-	var isNew atomic.Bool
-	err := layers.Index(ctx, t.src, t.d, func(done int64) {
-		isNew.Store(true)
+	made, err := layers.Index(ctx, t.src, t.d, func(done int64) {
 		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Moving, Sent: done})
 	})
 	if err != nil {
 		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Failed, Err: err})
-		return err
+		return fmt.Errorf("index layer %s: %w", t.d.Digest, err)
 	}
-	if isNew.Load() {
-		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Done, How: indexed})
-		return nil
+	how := indexed
+	if !made {
+		how = indexedBefore
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.before++
 	}
-	x.p.tell(copy.Event{Descriptor: t.d, State: copy.Done, How: indexedBefore})
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.before++
+	x.p.tell(copy.Event{Descriptor: t.d, State: copy.Done, How: how})
 	return nil
 }
