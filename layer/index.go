@@ -181,7 +181,7 @@ func (x *index) lookup(dir inode, name string) (Entry, error) {
 			return e, err
 		}
 	}
-	return Entry{}, fmt.Errorf("%q: %w", name, image.ErrNotFound)
+	return Entry{}, image.ErrNotFound // bare: most are never told, and there are many
 }
 
 func (x *index) list(dir inode, from string) iter.Seq2[Entry, error] {

@@ -32,6 +32,7 @@ type Layers struct {
 	mu     sync.Mutex
 	closed bool
 	live   map[string]*opened
+	idle   int // how many of these nobody uses
 	builds map[string]*build
 	broken map[string]error // layers that can't be understood
 }
@@ -137,10 +138,13 @@ func (l *Layers) acquire(ctx context.Context, src image.Source, d image.Descript
 	if strings.HasSuffix(d.MediaType, encrypted) {
 		return nil, false, fmt.Errorf("it is encrypted: %w", image.ErrDenied)
 	}
+	name := indexName(d)
+	if u := l.use(name, src, d); u != nil {
+		return u, false, nil
+	}
 	if err := d.Digest.Validate(); err != nil {
 		return nil, false, fmt.Errorf("%q: %w: %w", d.Digest, err, image.ErrInvalid)
 	}
-	name := indexName(d)
 	for {
 		b, u, err := l.join(name, src, d, progress)
 		if u != nil || err != nil {
@@ -153,13 +157,30 @@ func (l *Layers) acquire(ctx context.Context, src image.Source, d image.Descript
 	}
 }
 
+// use gives the files of an index that is open, or nil. It comes before all else, as each lookup does it for some layers.
+func (l *Layers) use(name string, src image.Source, d image.Descriptor) *used {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.useLocked(name, src, d)
+}
+
+func (l *Layers) useLocked(name string, src image.Source, d image.Descriptor) *used {
+	o := l.live[name]
+	if o == nil {
+		return nil
+	}
+	if o.users++; o.users == 1 {
+		l.idle--
+	}
+	return &used{o.x, o, l, src, d}
+}
+
 // join gives the files of an index that is open, or has somebody open it.
 func (l *Layers) join(name string, src image.Source, d image.Descriptor, progress func(int64)) (*build, *used, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if o := l.live[name]; o != nil {
-		o.users++
-		return nil, &used{o.x, o, l, src, d}, nil
+	if u := l.useLocked(name, src, d); u != nil {
+		return nil, u, nil
 	}
 	if err := l.broken[name]; err != nil {
 		return nil, nil, err
@@ -198,19 +219,14 @@ func (l *Layers) finished(b *build, x *index, err error) {
 			fetcher: &fetcher{store: l.o.Store, blobs: l.o.Blobs, name: b.name, x: x, flying: map[int]chan struct{}{}, next: -1},
 			idle:    time.Now(),
 		}
+		l.idle++
 		l.trim()
 	}
 }
 
 // trim closes what nobody uses, if there is too much of it. The lock is held.
 func (l *Layers) trim() {
-	idle := 0
-	for _, o := range l.live {
-		if o.users == 0 {
-			idle++
-		}
-	}
-	for ; idle > maxIdle; idle-- {
+	for ; l.idle > maxIdle; l.idle-- {
 		oldest := ""
 		for name, o := range l.live {
 			if o.users == 0 && (oldest == "" || o.idle.Before(l.live[oldest].idle)) {
@@ -227,6 +243,7 @@ func (u *used) release() {
 	defer u.l.mu.Unlock()
 	if u.o.users--; u.o.users == 0 {
 		u.o.idle = time.Now()
+		u.l.idle++
 		u.l.trim()
 	}
 }

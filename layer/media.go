@@ -1,7 +1,7 @@
 package layer
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/regfs/regfs/image"
@@ -23,7 +23,8 @@ func IsLayer(mediaType string) bool {
 	}
 }
 
-// indexName is what the index of a layer is kept under.
+// indexName is what the index of a layer is kept under. It needs no valid digest, and is made often.
 func indexName(d image.Descriptor) string {
-	return fmt.Sprintf("%s-%s-%d", d.Digest.Algorithm(), d.Digest.Encoded(), indexVersion)
+	algorithm, hash, _ := strings.Cut(string(d.Digest), ":")
+	return algorithm + "-" + hash + "-" + strconv.Itoa(indexVersion)
 }

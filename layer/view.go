@@ -162,7 +162,7 @@ func (t *tree) Lookup(ctx context.Context, name string) (File, error) {
 func (t *tree) lookup(f files, dir inode, name string) (*tree, error) {
 	overlay := t.v.w == AsOverlay
 	if t.whiteout || overlay && isReserved(name) {
-		return nil, fmt.Errorf("look up %q: %w", name, image.ErrNotFound)
+		return nil, notFound(name)
 	}
 	e, err := f.lookup(dir, name)
 	missing := errors.Is(err, image.ErrNotFound) || err == nil && isForeign(e.Type)
@@ -170,7 +170,7 @@ func (t *tree) lookup(f files, dir inode, name string) (*tree, error) {
 	case missing && overlay:
 		return t.lookupWhiteout(f, dir, name)
 	case missing:
-		return nil, fmt.Errorf("look up %q: %w", name, image.ErrNotFound)
+		return nil, notFound(name)
 	case err != nil:
 		return nil, err
 	}
@@ -185,9 +185,12 @@ func (t *tree) lookup(f files, dir inode, name string) (*tree, error) {
 func (t *tree) lookupWhiteout(f files, dir inode, name string) (*tree, error) {
 	whiteout := whiteoutPrefix + name
 	if _, ok := removes(whiteout); !ok {
-		return nil, fmt.Errorf("look up %q: %w", name, image.ErrNotFound)
+		return nil, notFound(name)
 	}
 	e, err := f.lookup(dir, whiteout)
+	if errors.Is(err, image.ErrNotFound) {
+		return nil, notFound(name)
+	}
 	if err != nil {
 		return nil, err
 	}
