@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // litter is how old a temporary file gets before it is taken for one that a killed process left.
@@ -59,6 +61,22 @@ func (s *space) free(n int64) error {
 	}
 	target := max(0, total(entries)-n-n/8)
 	return s.tidy(target, target)
+}
+
+// spareRoom is how much is to be free on a disk for temporary files, unless the disk is small.
+const spareRoom = 64 << 20
+
+// spare makes room for temporary files, if there is little.
+func (s *space) spare() error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(s.dir, &disk); err != nil {
+		return ignoreGone(err)
+	}
+	block := int64(disk.Bsize)
+	if lack := min(spareRoom, int64(disk.Blocks)*block/16) - int64(disk.Bavail)*block; lack > 0 {
+		return s.free(lack)
+	}
+	return nil
 }
 
 // tidy removes what was not used for longest until the directory takes at most target bytes, if it takes more than limit.

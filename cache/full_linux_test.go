@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -65,6 +66,26 @@ func TestFullDiskAndIndexes(t *testing.T) {
 	}
 	wantErr(t, "more than the disk holds", c.PutIndex("b", index), unix.ENOSPC)
 	want(t, "left of that", append(files(t, c, "tmp"), files(t, c, "layers")...), []string(nil))
+}
+
+// TestFullDiskAndTemp: a temporary file finds some room.
+func TestFullDiskAndTemp(t *testing.T) {
+	p, dir := newPlace(), small(t, 16<<20)
+	c := open(t, Options{Dir: dir})
+	aged(t, c, p, 15)
+	fill := spans(t, c, "a", nil, 0) // what it can't hold of this is a short write
+	if n, err := fill.Write(random(1, 4<<20)); n == 0 || !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %d, %v", n, err)
+	}
+	file := temp(t, c, random(2, 1<<20))
+	if err := c.PutIndex("a", file); err != nil {
+		t.Fatal(err)
+	}
+	wantIndex(t, c, "a", random(2, 1<<20))
+	usage, err := Look(dir)
+	if err != nil || usage.Blobs.Files < 10 {
+		t.Errorf("too much made way: %+v, %v", usage, err)
+	}
 }
 
 func TestFilesAreClosed(t *testing.T) {

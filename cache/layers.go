@@ -107,13 +107,17 @@ func (c *Cache) openSpans(path string) (*os.File, error) {
 	return nil, fmt.Errorf("%s: somebody else has had it locked for too long", path)
 }
 
-// Temp makes a file that has no name and goes when it is closed. What it takes is not counted.
+// Temp makes a file that has no name and goes when it is closed. What it takes is not counted. On a disk that is nearly full it makes some room
+// first: when the file is written to, nobody can.
 func (c *Cache) Temp() (*os.File, error) {
+	if err := c.space.spare(); err != nil {
+		c.log.Warn("cache: make room", "err", err)
+	}
 	file, err := c.temp()
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary file: %w", err)
 	}
-	if err := os.Remove(file.Name()); err != nil {
+	if err := ignoreGone(os.Remove(file.Name())); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("make a temporary file: %w", err)
 	}

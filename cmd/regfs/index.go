@@ -216,9 +216,9 @@ const (
 
 // index indexes one layer, and shows how that fares.
 func (x *indexing) index(ctx context.Context, layers *layer.Layers, t todo) error {
-	made, err := layers.Index(ctx, t.src, t.d, func(done int64) {
-		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Moving, Sent: done})
-	})
+	moved := func(done int64) { x.p.tell(copy.Event{Descriptor: t.d, State: copy.Moving, Sent: done}) }
+	moved(0) // so that it is seen what is waited for
+	made, err := layers.Index(ctx, t.src, t.d, moved)
 	if err != nil {
 		x.p.tell(copy.Event{Descriptor: t.d, State: copy.Failed, Err: err})
 		return fmt.Errorf("index layer %s: %w", t.d.Digest, err)

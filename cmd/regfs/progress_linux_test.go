@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"regexp"
 	"strings"
@@ -65,6 +66,38 @@ func TestBars(t *testing.T) {
 	tty.Close()
 	var said bytes.Buffer
 	readUntil(t, screen, &said, regexp.MustCompile(dgst.String()[:19]+` +\[=*>-+\] +10 B / [0-9]+ B`))
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(&said, screen) // until EIO: nobody has the terminal open any more
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.HasSuffix(said.String(), "regfs: interrupted\r\n") {
+		t.Errorf("exit %d\n%q", code, said.String())
+	}
+}
+
+// TestBarsOfAnIndex are drawn, too.
+func TestBarsOfAnIndex(t *testing.T) {
+	r := registries.Memory(t)
+	content := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(content)
+	layer := registries.Layer(t, registries.Files{"etc/random": string(content)})
+	r.PushImage(t, "hello:v1", registries.BuildImage(t, registries.Platforms[0], "1", layer))
+	dgst, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := registries.NewProxy(t, r)
+	p.Fault(1, registries.Get("/blobs/"+dgst.String()), registries.Stall(2<<20))
+	screen, tty := terminal(t)
+	cmd, _ := program(t, "index", "--insecure", p.Host, "--cache-dir", t.TempDir(), "docker://"+p.Host+"/hello:v1")
+	cmd.Stderr = tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tty.Close()
+	var said bytes.Buffer
+	readUntil(t, screen, &said, regexp.MustCompile(dgst.String()[:19]+` +\[=+>-+\] +[0-9.]+ [kM]B / 3.1[0-9]+ MB`))
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
