@@ -53,14 +53,14 @@ func newDecoded(s span, packed, kept []byte) (*decoded, error) {
 		c.buf = make([]byte, 0, s.ulen)
 	}
 	if s.content {
-		return c, c.verify(s.sum)
+		return c, c.verify(int(s.ulen), s.sum)
 	}
 	return c, nil
 }
 
 // verify makes all of the content, and sums it up.
-func (c *decoded) verify(sum checksum) error {
-	b, err := c.upTo(cap(c.buf))
+func (c *decoded) verify(size int, sum checksum) error {
+	b, err := c.upTo(size)
 	if err != nil {
 		return err
 	}

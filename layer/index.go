@@ -278,5 +278,8 @@ func (x *index) spanAt(i int) (span, error) {
 	if err != nil {
 		return span{}, err
 	}
-	return decodeSpan(b), nil
+	if s := decodeSpan(b); s.ulen <= maxSpan && s.clen <= maxSpan {
+		return s, nil
+	}
+	return span{}, fmt.Errorf("span %d is too long: %w", i, errDamaged)
 }

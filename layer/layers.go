@@ -206,7 +206,7 @@ func (l *Layers) finished(b *build, x *index, err error) {
 		delete(l.builds, b.name)
 	}
 	switch {
-	case err != nil && errors.Is(err, image.ErrInvalid):
+	case errors.As(err, new(*contentError)):
 		if len(l.broken) >= maxBroken {
 			clear(l.broken)
 		}

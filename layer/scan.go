@@ -44,16 +44,23 @@ func scan(store Store, r io.Reader) (*os.File, error) {
 	return nil, s.blame(err)
 }
 
-// blame says whose fault an error is: who can't read a blob, or can't write, learnt nothing about what is in it.
+// blame says whose fault an error is: who can't read a blob, or can't write, learnt nothing about what is in it. A blob is to blame
+// only if it is what it should be, which is known at its end.
 func (s *scanner) blame(err error) error {
-	if s.in.err != nil {
-		return s.in.err
-	}
-	if here := (*localError)(nil); errors.As(err, &here) {
+	if here := (*localError)(nil); errors.As(err, &here) && s.in.err == nil {
 		return here.error
 	}
-	return fmt.Errorf("%w: %w", err, image.ErrInvalid)
+	if s.in.toEnd(); s.in.err != nil {
+		return s.in.err
+	}
+	return &contentError{err}
 }
+
+// contentError is the fault of what a blob contains, which will be the same each time.
+type contentError struct{ error }
+
+func (e *contentError) Error() string   { return e.error.Error() + ": " + image.ErrInvalid.Error() }
+func (e *contentError) Unwrap() []error { return []error{e.error, image.ErrInvalid} }
 
 func (s *scanner) run(d *draft) error {
 	spans, err := newSpanner(s.in, d.spans, d.data)
@@ -117,7 +124,7 @@ func (s *scanner) entries(tr *tar.Reader) error {
 
 // entry takes one entry, which began at start, and says where it ends.
 func (s *scanner) entry(h *tar.Header, start int64) (end int64, err error) {
-	data := s.out.off
+	data := padded(s.out.off) // behind a global header some padding is still to be read
 	end = data
 	var parts []fragment
 	sparse := isSparse(h)
@@ -140,6 +147,9 @@ func (s *scanner) entry(h *tar.Header, start int64) (end int64, err error) {
 	if sparse {
 		r.flags |= flagSparse
 		r.sparse = parts
+	}
+	if sparse && err == nil {
+		err = fits(parts, end-data)
 	}
 	if err != nil {
 		s.problems.add(h.Name, err)

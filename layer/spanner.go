@@ -22,6 +22,16 @@ const (
 // maxFetch is how long the compressed form of a span may be, in bytes; of a longer one, which is mostly nothing, the content is kept.
 const maxFetch = 8 << 20
 
+// maxSpan is more than any span has, in bytes, compressed or not.
+const maxSpan = 64 << 20
+
+// What an index keeps of a blob may have keepRatio times its bytes, and keepFree: a blob can be made so that a few bytes of it ask for
+// many to be kept.
+const (
+	keepRatio = 4
+	keepFree  = 64 << 20
+)
+
 // maxContent is the most that a layer may expand to, in bytes.
 const maxContent = 1 << 40
 
@@ -167,6 +177,9 @@ func (s *spanner) begin(m mark) {
 func (s *spanner) store(b []byte) (int64, uint32) {
 	packed := s.zip.EncodeAll(b, nil)
 	off, err := s.data.append(packed)
+	if err == nil && s.data.size > keepFree+keepRatio*s.in.offset() {
+		err = fmt.Errorf("of %d bytes %d are to be kept: %w", s.in.offset(), s.data.size, errTooMuch)
+	}
 	if s.err == nil {
 		s.err = err
 	}

@@ -4,10 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 )
+
+var errSparse = errors.New("a sparse file with more or less content than it says")
 
 // blockSize is that of a tar archive, in bytes.
 const blockSize = 512
@@ -51,7 +54,7 @@ func number(b []byte) (int64, error) {
 		}
 		return int64(binary.BigEndian.Uint64(b[len(b)-8:]) & (1<<63 - 1)), nil
 	}
-	s := strings.Trim(string(b), " \x00")
+	s, _, _ := strings.Cut(strings.Trim(string(b), " \x00"), "\x00")
 	if s == "" {
 		return 0, nil
 	}
@@ -95,6 +98,20 @@ func sparseMap(h *tar.Header, raw []byte) (parts []fragment, end int64, err erro
 		parts, err = listMap(append([]string{strconv.Itoa(len(numbers) / 2)}, numbers...))
 	}
 	return parts, end, err
+}
+
+// fits tells whether a map has as much content as the entry, whose content is filled up to whole blocks.
+func fits(parts []fragment, content int64) error {
+	sum := int64(0)
+	for _, p := range parts {
+		if sum += p.size; sum > content {
+			break
+		}
+	}
+	if padded(sum) != content {
+		return errSparse
+	}
+	return nil
 }
 
 // oldMap reads the binary map of the old format: four parts in the header, and 21 in each block behind it.
