@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +19,9 @@ type builder struct {
 	links   linker
 
 	stack    []*level
+	moves    *moves
 	count    int // of entries
+	linked   int // of hard links
 	problems *problems
 }
 
@@ -34,8 +35,11 @@ type level struct {
 	times timeline
 	// record is that of the folder, if an entry describes it.
 	record []byte
-	// The folder's entries so far.
+	// symlinks is what the path was a symbolic link to, and by which entry.
+	symlinks []symlink
+	// The folder's entries so far. The names of the last ones are not in the section yet.
 	pending []pending
+	written int
 	names   []byte
 }
 
@@ -43,36 +47,33 @@ type level struct {
 type pending struct {
 	ino     uint64
 	link    *pendingLink // what a hard link means is known last
-	nameEnd uint32
+	name    int64        // where the name is, in the level's names or in the section
+	nameLen uint8
 	kind    uint8 // the type, as in a mode's highest four bits
-}
-
-// version is one of the entries for a path.
-type version struct {
-	item
-	ino uint64 // 0 as long as it has no record
 }
 
 // build makes the tree, and returns the root's number.
 func (b *builder) build(s *sorter) (root uint64, err error) {
-	var group []version
+	var g group
 	for it, err := range s.all() {
 		if err != nil {
 			return 0, err
 		}
-		if len(group) > 0 && group[0].path != it.path {
-			if err := b.path(group); err != nil {
+		if b.moves.stale(it) {
+			continue
+		}
+		if !g.empty() && g.path != it.path {
+			if err := b.path(&g); err != nil {
 				return 0, err
 			}
-			group = group[:0]
+			g.reset()
 		}
-		it.data = append([]byte(nil), it.data...)
-		if group = append(group, version{item: it}); len(group) > maxVersions+maxLinks {
-			return 0, fmt.Errorf("%q is there %d times: %w", it.path, len(group), errTooMuch)
+		if err := g.add(it); err != nil {
+			return 0, err
 		}
 	}
-	if len(group) > 0 {
-		if err := b.path(group); err != nil {
+	if !g.empty() {
+		if err := b.path(&g); err != nil {
 			return 0, err
 		}
 	}
@@ -90,18 +91,21 @@ func (b *builder) finish() (uint64, error) {
 }
 
 // path works on all that is said of one path.
-func (b *builder) path(group []version) error {
-	l, err := b.enter(group[0].path)
+func (b *builder) path(g *group) error {
+	l, err := b.enter(g.path)
 	if err != nil {
 		return err
 	}
-	if err := b.applyAll(l, group); err != nil {
+	if err := b.applyAll(l, g); err != nil {
 		return err
 	}
-	if err := b.show(l, group); err != nil {
+	if err := b.noteSymlinks(l, g); err != nil {
 		return err
 	}
-	return b.resolve(l, group)
+	if err := b.show(l, g); err != nil {
+		return err
+	}
+	return b.resolve(l, g)
 }
 
 // enter makes a path's level the last one.
@@ -139,15 +143,14 @@ func join(folder, name string) string {
 }
 
 // applyAll adds what the entries do to the path's timeline.
-func (b *builder) applyAll(l *level, group []version) error {
+func (b *builder) applyAll(l *level, g *group) error {
 	var own timeline
-	for _, v := range group {
-		if v.kind == isMeant {
-			continue
-		}
+	for _, v := range g.versions {
 		switch before := b.above().times.before(v.seq).now; {
 		case l.path != "" && (before == other || before == blocked):
-			b.problems.add(v.path, errors.New("a folder above it is a file or a link"))
+			if err := b.move(v.item); err != nil {
+				return err
+			}
 		case l.path == "" && v.kind != isFolder:
 			b.problems.add("/", errors.New("the root is not a folder"))
 		case v.kind == isFolder:
@@ -156,40 +159,41 @@ func (b *builder) applyAll(l *level, group []version) error {
 			own = append(own, event{v.seq, other})
 		}
 	}
-	if len(own) > maxVersions {
-		return fmt.Errorf("%q is there %d times: %w", l.path, len(own), errTooMuch)
-	}
-	l.times = l.times.with(own)
-	return nil
-}
-
-// find is the entry seq of a group.
-func find(group []version, seq uint32) *version {
-	for i := range group {
-		if group[i].seq == seq && group[i].kind != isMeant {
-			return &group[i]
-		}
+	if l.times = l.times.with(own); len(l.times) > maxVersions {
+		return fmt.Errorf("%q changes %d times: %w", l.path, len(l.times), errTooMuch)
 	}
 	return nil
 }
 
 // resolve tells the hard links that mean this path what they mean.
-func (b *builder) resolve(l *level, group []version) error {
-	for _, m := range group {
-		if m.kind != isMeant {
-			continue
-		}
+func (b *builder) resolve(l *level, g *group) error {
+	for _, m := range g.meant {
+		var err error
 		switch e := l.times.before(m.seq); e.now {
 		case folder:
-			b.problems.add(string(m.data), errors.New("a hard link to a folder"))
 			b.links.toFolder(m.seq)
 		case other:
-			if err := b.mean(m.seq, find(group, e.seq)); err != nil {
-				return err
-			}
+			err = b.mean(m.seq, g.find(e.seq))
+		case blocked:
+			err = b.move(item{path: g.path, seq: m.seq, kind: isMeant, hops: m.hops})
+		case absent:
+			err = b.lower(m, g.path)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// lower notes that a hard link means a file of a lower layer, if that is not under the name that the archive has for it.
+func (b *builder) lower(m use, path string) error {
+	if m.hops == 0 {
+		return nil
+	}
+	ref, err := b.text(path)
+	b.links.movedTo(m.seq, ref)
+	return err
 }
 
 // mean tells a hard link that it means v.
@@ -221,12 +225,12 @@ func (b *builder) meanLink(v *version) error {
 }
 
 // show puts what is at the path in the end into its folder, or leaves it to pop, if it is one itself.
-func (b *builder) show(l *level, group []version) error {
+func (b *builder) show(l *level, g *group) error {
 	last := l.times.last()
 	if last.now != folder && last.now != other {
 		return nil
 	}
-	v := find(group, last.seq)
+	v := g.find(last.seq)
 	switch {
 	case last.now == folder:
 		if v != nil {
@@ -242,15 +246,15 @@ func (b *builder) show(l *level, group []version) error {
 	if err := b.write(v); err != nil {
 		return err
 	}
-	if err := b.ownName(l, group, v); err != nil {
+	if err := b.ownName(l, g, v); err != nil {
 		return err
 	}
 	return b.add(l.path, pending{ino: v.ino, kind: v.data[5] >> 4})
 }
 
 // ownName notes the name of a file that others may link to.
-func (b *builder) ownName(l *level, group []version, v *version) error {
-	if !slices.ContainsFunc(group, func(v version) bool { return v.kind == isMeant }) {
+func (b *builder) ownName(l *level, g *group, v *version) error {
+	if len(g.meant) == 0 {
 		return nil
 	}
 	ref, err := b.text(l.path)
@@ -269,6 +273,9 @@ func (b *builder) write(v *version) error {
 }
 
 func (b *builder) addLink(l *level, v *version) error {
+	if b.linked++; b.linked > maxLinks {
+		return fmt.Errorf("more than %d hard links: %w", maxLinks, errTooMuch)
+	}
 	path, err := b.text(l.path)
 	if err != nil {
 		return err
@@ -291,10 +298,26 @@ func (b *builder) add(path string, p pending) error {
 		return fmt.Errorf("more than %d files: %w", maxEntries, errTooMuch)
 	}
 	into := b.above()
-	into.names = append(into.names, path[strings.LastIndexByte(path, '/')+1:]...)
-	p.nameEnd = uint32(len(into.names))
-	into.pending = append(into.pending, p)
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	p.name, p.nameLen = int64(len(into.names)), uint8(len(name))
+	into.names = append(into.names, name...)
+	if into.pending = append(into.pending, p); len(into.names) > namesMemory {
+		return b.writeNames(into)
+	}
 	return nil
+}
+
+// namesMemory is how many bytes of a folder's names are in memory at once.
+const namesMemory = 256 << 10
+
+// writeNames writes a folder's names beside one another.
+func (b *builder) writeNames(l *level) error {
+	base, err := b.names.append(l.names)
+	for i := range l.pending[l.written:] {
+		l.pending[l.written+i].name += base
+	}
+	l.names, l.written = l.names[:0], len(l.pending)
+	return err
 }
 
 // pop ends the last level. A folder that nobody describes is there if something is in it.
@@ -330,15 +353,13 @@ func (b *builder) folder(l *level) (uint64, error) {
 	return uint64(off) + 1, err
 }
 
-// flush writes a folder's entries, with their names beside one another.
+// flush writes a folder's entries.
 func (b *builder) flush(l *level) error {
-	base, err := b.names.append(l.names)
-	if err != nil {
+	if err := b.writeNames(l); err != nil {
 		return err
 	}
-	start := uint32(0)
 	for _, p := range l.pending {
-		off, err := b.entries.append(encodeEntry(p.ino, p.kind, base+int64(start), p.nameEnd-start))
+		off, err := b.entries.append(encodeEntry(p.ino, p.kind, p.name, p.nameLen))
 		if err != nil {
 			return err
 		}
@@ -346,12 +367,11 @@ func (b *builder) flush(l *level) error {
 			p.link.entry = off
 			b.links.links = append(b.links.links, *p.link)
 		}
-		start = p.nameEnd
 	}
 	return nil
 }
 
-func encodeEntry(ino uint64, kind uint8, nameOff int64, nameLen uint32) []byte {
+func encodeEntry(ino uint64, kind uint8, nameOff int64, nameLen uint8) []byte {
 	b := binary.LittleEndian.AppendUint64(make([]byte, 0, entrySize), ino|uint64(kind)<<56)
 	return binary.LittleEndian.AppendUint64(b, uint64(nameOff)|uint64(nameLen)<<48)
 }

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"strings"
 )
@@ -65,11 +66,44 @@ func (d *draft) close() {
 	}
 }
 
-// build makes the tree of what was sorted.
-func (d *draft) build(s *sorter) error {
+// build makes the tree of what was sorted, of which seq was the last entry.
+func (d *draft) build(store Store, s *sorter, seq uint32) error {
+	m := &moves{store: store, last: seq}
+	defer m.close()
+	known := d.problems
+	for pass := 1; ; pass++ {
+		d.problems = known.clone()
+		if err := d.pass(s, m); err != nil {
+			return err
+		}
+		again, err := m.apply(s)
+		if err != nil || !again {
+			return err
+		}
+		if pass*int(seq) > maxAgain {
+			return fmt.Errorf("entries behind symbolic links: %w", errTooMuch)
+		}
+		if err := d.restart(); err != nil {
+			return err
+		}
+	}
+}
+
+// restart forgets a tree.
+func (d *draft) restart() error {
+	for _, i := range []sectionKind{secNames, secEntries, secInodes, secTexts, secSeveral, secForeign} {
+		if err := d.part[i].reset(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass makes a tree, and finds out what has to move.
+func (d *draft) pass(s *sorter, m *moves) error {
 	b := &builder{
 		names: d.part[secNames], entries: d.part[secEntries], inodes: d.part[secInodes], texts: d.part[secTexts],
-		stack: []*level{{}}, problems: &d.problems,
+		stack: []*level{{}}, problems: &d.problems, moves: m,
 	}
 	root, err := b.build(s)
 	if err != nil {

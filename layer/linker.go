@@ -3,6 +3,7 @@ package layer
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -19,6 +20,8 @@ type linker struct {
 	targets map[uint32]textRef
 	// folders are hard links to folders, which are nothing.
 	folders map[uint32]bool
+	// moved is where files of lower layers are that hard links mean, if not under the names that the archive has for them.
+	moved map[uint32]textRef
 }
 
 // meaning is what a hard link means: an inode, or another hard link.
@@ -78,6 +81,13 @@ func (l *linker) toLink(seq uint32, target textRef) {
 	l.targets[seq] = target
 }
 
+func (l *linker) movedTo(seq uint32, path textRef) {
+	if l.moved == nil {
+		l.moved = map[uint32]textRef{}
+	}
+	l.moved[seq] = path
+}
+
 // find is what a hard link means in the end, or the last link on the way, which means a file that the archive does not have. A link
 // that is meant is an earlier one, so this ends.
 func (l *linker) find(seq uint32) (m meaning, last uint32, ok bool) {
@@ -123,16 +133,31 @@ func (b *builder) settle() (several, foreign []inodeName, err error) {
 
 // foreignInode stands for a file that the archive does not have.
 func (b *builder) foreignInode(link pendingLink) (uint64, error) {
-	var r record
-	if !b.links.folders[link.seq] {
-		target := make([]byte, link.target.len)
-		if err := b.texts.read(target, link.target.off); err != nil {
+	target := link.target
+	if to, ok := b.links.moved[link.seq]; ok {
+		target = to
+	}
+	if b.links.folders[link.seq] {
+		path, err := b.readText(link.path)
+		if err != nil {
 			return 0, err
 		}
-		r.target = string(target)
+		b.problems.add(path, errors.New("a hard link to a folder"))
+		target.len = 0
 	}
+	text, err := b.readText(target)
+	if err != nil {
+		return 0, err
+	}
+	r := record{target: text}
 	off, err := b.inodes.append(r.encode())
 	return uint64(off) + 1, err
+}
+
+func (b *builder) readText(ref textRef) (string, error) {
+	text := make([]byte, ref.len)
+	err := b.texts.read(text, ref.off)
+	return string(text), err
 }
 
 func (b *builder) countNames(sorted []inodeName) error {

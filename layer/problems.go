@@ -1,6 +1,9 @@
 package layer
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // maxProblems is how many of a layer's problems are kept by name.
 const maxProblems = 100
@@ -22,6 +25,9 @@ func (p *problems) add(path string, err error) {
 	}
 	p.texts = append(p.texts, fmt.Sprintf("%q is left out: %v", path, err))
 }
+
+// clone is a copy.
+func (p *problems) clone() problems { return problems{slices.Clone(p.texts), p.more} }
 
 // all are the texts, and how many more there are.
 func (p *problems) all() []string {

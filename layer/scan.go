@@ -17,6 +17,7 @@ import (
 
 // scanner makes an index of a blob that is a tar archive, compressed or not.
 type scanner struct {
+	store    Store
 	in       *input
 	out      *stream
 	sorter   *sorter
@@ -32,7 +33,7 @@ func scan(store Store, r io.Reader) (*os.File, error) {
 		return nil, err
 	}
 	defer d.close()
-	s := &scanner{in: newInput(r), sorter: &sorter{store: store}}
+	s := &scanner{store: store, in: newInput(r), sorter: &sorter{store: store}}
 	defer s.sorter.close()
 	err = s.run(d)
 	if err == nil {
@@ -84,7 +85,7 @@ func (s *scanner) run(d *draft) error {
 		return err
 	}
 	d.size, d.problems = s.out.off, s.problems
-	return d.build(s.sorter)
+	return d.build(s.store, s.sorter, s.seq)
 }
 
 // drain reads on to the end of all: only then is it known that all is sound.
@@ -181,7 +182,7 @@ func (s *scanner) add(h *tar.Header, r *record) error {
 	if r.mode&unix.S_IFMT == unix.S_IFDIR {
 		kind = isFolder
 	}
-	return s.sorter.add(item{path, s.seq, kind, r.encode()})
+	return s.sorter.add(item{path: path, seq: s.seq, kind: kind, data: r.encode()})
 }
 
 // addLink sorts a hard link in, and that it means its target.
@@ -191,10 +192,10 @@ func (s *scanner) addLink(path, target string) error {
 		s.problems.add(path, fmt.Errorf("a hard link to %w", err))
 		return nil
 	}
-	if err := s.sorter.add(item{path, s.seq, isLink, []byte(clean)}); err != nil {
+	if err := s.sorter.add(item{path: path, seq: s.seq, kind: isLink, data: []byte(clean)}); err != nil {
 		return err
 	}
-	return s.sorter.add(item{clean, s.seq, isMeant, nil})
+	return s.sorter.add(item{path: clean, seq: s.seq, kind: isMeant})
 }
 
 // types of entries.

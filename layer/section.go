@@ -46,6 +46,14 @@ func (s *section) read(p []byte, off int64) error {
 	return local(err)
 }
 
+// reset forgets all.
+func (s *section) reset() error {
+	s.size = 0
+	_, err := s.file.Seek(0, io.SeekStart)
+	s.w.Reset(s.file)
+	return local(err)
+}
+
 // writeTo writes all of it.
 func (s *section) writeTo(w io.Writer) error {
 	if err := s.w.Flush(); err != nil {

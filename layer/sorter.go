@@ -30,7 +30,9 @@ type item struct {
 	// seq is which entry of the archive it was, from 1 on.
 	seq  uint32
 	kind itemKind
-	// data is the record of an inode, a hard link's target, or the path of the hard link that means this one.
+	// hops is how many symbolic links led to the path: see moves.
+	hops uint8
+	// data is the record of an inode, or a hard link's target.
 	data []byte
 }
 
@@ -74,7 +76,7 @@ func appendItem(b []byte, it item) []byte {
 	b = binary.AppendUvarint(b, uint64(len(it.path)))
 	b = append(b, strings.ReplaceAll(it.path, "/", "\x00")...)
 	b = binary.BigEndian.AppendUint32(b, it.seq)
-	b = append(b, byte(it.kind))
+	b = append(b, byte(it.kind)|it.hops<<2)
 	b = binary.AppendUvarint(b, uint64(len(it.data)))
 	return append(b, it.data...)
 }
@@ -141,7 +143,7 @@ func (s *sorter) fromMemory() iter.Seq2[item, error] {
 
 func decodeItem(b []byte) item {
 	path, rest := cutPath(b)
-	it := item{path: string(bytes.ReplaceAll(path, []byte{0}, []byte{'/'})), seq: binary.BigEndian.Uint32(rest), kind: itemKind(rest[4])}
+	it := item{path: string(bytes.ReplaceAll(path, []byte{0}, []byte{'/'})), seq: binary.BigEndian.Uint32(rest), kind: itemKind(rest[4] & 3), hops: rest[4] >> 2}
 	n, used := binary.Uvarint(rest[5:])
 	it.data = rest[5+used : 5+used+int(n)]
 	return it
@@ -172,6 +174,19 @@ func (s *sorter) merge(yield func(item, error) bool) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// merged takes over the items of another sorter.
+func (s *sorter) merged(from *sorter) error {
+	for _, one := range []*sorter{s, from} {
+		if len(one.items) > 0 {
+			if err := one.spill(); err != nil {
+				return err
+			}
+		}
+	}
+	s.runs, from.runs = append(s.runs, from.runs...), nil
 	return nil
 }
 

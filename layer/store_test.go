@@ -19,7 +19,9 @@ import (
 // folderStore keeps indexes and spans as files in a folder.
 type folderStore struct{ dir string }
 
-func (s folderStore) OpenIndex(name string) (*os.File, error) { return os.Open(filepath.Join(s.dir, name)) }
+func (s folderStore) OpenIndex(name string) (*os.File, error) {
+	return os.Open(filepath.Join(s.dir, name))
+}
 
 func (s folderStore) PutIndex(name string, from *os.File) error {
 	b, err := io.ReadAll(io.NewSectionReader(from, 0, 1<<40))
