@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -344,7 +345,7 @@ func (b *builder) folder(l *level) (uint64, error) {
 		return 0, err
 	}
 	if l.record == nil {
-		implied := record{mode: unix.S_IFDIR | 0o755, flags: flagImplied}
+		implied := record{mode: unix.S_IFDIR | 0o755, flags: flagImplied, mtime: time.Unix(0, 0)}
 		l.record = implied.encode()
 	}
 	binary.LittleEndian.PutUint32(l.record[recordA:], first)

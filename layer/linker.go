@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // linker finds out which inodes the hard links of an archive mean.
@@ -149,7 +150,7 @@ func (b *builder) foreignInode(link pendingLink) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := record{target: text}
+	r := record{target: text, mtime: time.Unix(0, 0)}
 	off, err := b.inodes.append(r.encode())
 	return uint64(off) + 1, err
 }
