@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/image"
 )
 
 // ent is an entry of an archive, written as it is told, right or wrong.
@@ -253,6 +256,8 @@ func readNode(ctx context.Context, f files, path string, ino inode) (node, error
 	}
 	return n, err
 }
+
+func isInvalid(err error) bool { return errors.Is(err, image.ErrInvalid) }
 
 // tree is what Layers show of a blob.
 func (p *place) tree(t testing.TB, blob []byte) ([]node, error) {
