@@ -21,7 +21,8 @@ type gunzip struct {
 	// mark is told of places to begin, if it is not nil.
 	mark func(m mark)
 
-	member io.ReadCloser // the deflate stream of a member that is being read
+	member io.Reader // the deflate stream of a member that is being read
+	spare  io.Reader // that of an earlier one, to be used again
 	first  bool          // there was none yet
 	out    int64         // bytes that came out
 	crc    uint32        // of the member, if its start was read
@@ -86,8 +87,20 @@ func (g *gunzip) header() error {
 	if g.mark != nil {
 		g.mark(mark{kind: spanGzip, uoff: g.out, coff: at})
 	}
-	g.member = flate.NewReaderOpts(g.br, g.checkpoints()...)
+	if err := g.deflate(); err != nil {
+		return err
+	}
 	g.first, g.begun, g.crc, g.size = false, true, 0, 0
+	return nil
+}
+
+// deflate begins a member's deflate stream. A decompressor that is used again tells no checkpoints.
+func (g *gunzip) deflate() error {
+	if again, ok := g.spare.(flate.Resetter); ok && g.mark == nil {
+		g.member, g.spare = g.spare, nil
+		return again.Reset(g.br, nil)
+	}
+	g.member = flate.NewReaderOpts(g.br, g.checkpoints()...)
 	return nil
 }
 
@@ -137,7 +150,7 @@ func (g *gunzip) fields(flags byte) error {
 
 // trailer checks the end of a member.
 func (g *gunzip) trailer() error {
-	g.member = nil
+	g.member, g.spare = nil, g.member
 	var t [8]byte
 	if _, err := io.ReadFull(g.br, t[:]); err != nil {
 		return noEOF(err)

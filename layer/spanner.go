@@ -128,6 +128,7 @@ func newSpanner(in *input, spans, data *section) (*spanner, error) {
 // mark is told by a decompressor where a span could begin.
 func (s *spanner) mark(m mark) {
 	if len(s.open) == 0 {
+		s.in.cut(m.coff, m.coff) // there may be something before it
 		s.begin(m)
 		return
 	}
