@@ -26,7 +26,8 @@ SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CRANE  := github.com/google/go-containerregistry/cmd/crane@v0.22.1
 REGCTL := github.com/regclient/regclient/cmd/regctl@v0.11.7
-DEBS   := apache2-utils attr docker-registry fuse3 gcc jq libc6-dev podman rsync skopeo tar umoci
+DEBS   := apache2-utils attr debian-archive-keyring debootstrap docker-registry fuse3 gcc git jq libc6-dev libcap2-bin pigz \
+          podman rsync skopeo tar umoci zstd
 CROSS  := linux/arm64 darwin/arm64 freebsd/amd64
 # Only tests use it, and it takes longer to compile than all else together.
 BIG    := tests/registries/distribution

@@ -17,10 +17,10 @@ func linksImage(ctx context.Context, dir string) (layouts, error) {
 	return writeLayouts(ctx, dir,
 		packed{tar: in("pax.tar"), packing: zstd},
 		packed{tar: in("gnu.tar"), packing: plain, twin: in("gnu-twin.tar")}, // umoci does not know GNU's own sparse files
-		packed{tar: in("ustar.tar"), packing: best},
+		packed{tar: in("ustar.tar"), packing: members},
 		packed{tar: in("sparse0.tar"), packing: long},
 		packed{tar: in("sparse1.tar"), packing: gzipped},
-		packed{tar: in("v7.tar"), packing: members})
+		packed{tar: in("v7.tar"), packing: best})
 }
 
 // linksScript makes one tar of each format, each with a folder of its own in it.
