@@ -29,8 +29,11 @@ var layers = [][]string{
 	{"libreoffice-core", "libwebkit2gtk-4.0-37", "libstd-rust-dev"},
 }
 
-// image is the image in the OCI layout at path, which is made if it is not there.
-func image(t registries.TB, path string) v1.Image {
+// imageFolder is the image's in the folder for data.
+const imageFolder = "image"
+
+// openImage opens the image in the OCI layout at path, which is made if it is not there.
+func openImage(t registries.TB, path string) v1.Image {
 	if _, err := os.Stat(path); err != nil {
 		build(t, path)
 	}
@@ -49,7 +52,7 @@ func image(t registries.TB, path string) v1.Image {
 	return img
 }
 
-// build makes the layout in a temporary folder first, so that what is at path is whole.
+// build makes the layout of the benchmarks' image.
 func build(t registries.TB, path string) {
 	work := t.TempDir()
 	var built []v1.Layer
@@ -57,8 +60,12 @@ func build(t registries.TB, path string) {
 		t.Logf("making layer %d of %d: %v", i+1, len(layers), packages)
 		built = append(built, debLayer(t, filepath.Join(work, fmt.Sprint(i)), packages))
 	}
-	img := registries.BuildImage(t, registries.Platforms[0], "bench", built...)
-	to := filepath.Join(work, "layout")
+	writeLayout(t, path, registries.BuildImage(t, registries.Platforms[0], "bench", built...))
+}
+
+// writeLayout makes the layout of an image in a temporary folder first, so that what is at path is whole.
+func writeLayout(t registries.TB, path string, img v1.Image) {
+	to := filepath.Join(t.TempDir(), "layout")
 	l, err := layout.Write(to, empty.Index)
 	if err == nil {
 		err = l.AppendImage(img)

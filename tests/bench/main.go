@@ -8,42 +8,83 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 
 	"github.com/regfs/regfs/tests/registries"
 )
 
 func main() {
 	runs := flag.Int("runs", 7, "how often to measure each thing, after a first time that does not count")
-	data := flag.String("data", "bench/data", "the folder for the image and all temporary files, on the disk to measure")
+	data := flag.String("data", "bench/data", "the folder for the images and all temporary files, on the disk to measure")
+	only := flag.String("only", "", "a regular expression: measure only what it matches the name of")
 	flag.Parse()
-	if flag.NArg() != 1 || *runs < 1 {
-		fmt.Fprintln(os.Stderr, "usage: bench [-runs N] [-data FOLDER] REGFS")
+	chosen, err := regexp.Compile(*only)
+	if flag.NArg() != 1 || *runs < 1 || err != nil {
+		fmt.Fprintln(os.Stderr, "usage: bench [-runs N] [-only REGEXP] [-data FOLDER] REGFS", err)
 		os.Exit(2)
 	}
-	os.Exit(registries.Main(func(t registries.TB) { run(t, flag.Arg(0), *data, *runs) }))
+	os.Exit(registries.Main(func(t registries.TB) { run(t, flag.Arg(0), *data, *runs, chosen) }))
 }
 
-func run(t registries.TB, program, data string, runs int) {
+func run(t registries.TB, program, data string, runs int, chosen *regexp.Regexp) {
 	b := prepare(t, program, data)
 	b.runs = runs
-	b.intro()
+	b.intro(chosen.String())
 	fmt.Println(header)
-	for _, begin := range []func() contest{
-		b.cold, b.cached, b.blob, b.tags, b.betweenRegistries, b.withinRegistry, b.fromDisk, b.bySkopeo,
-	} {
-		c := begin()
-		fmt.Print(b.compete(c).rows(c))
+	for _, m := range b.all() {
+		if chosen.MatchString(m.name) {
+			fmt.Print(m.rows())
+		}
 	}
-	fmt.Print(b.start())
-	fmt.Print(b.memory())
-	fmt.Print(b.largePush())
 	b.method()
+}
+
+// measurement makes rows of the table.
+type measurement struct {
+	// name is for -only.
+	name string
+	rows func() string
+}
+
+// all are the measurements, in the table's order.
+func (b *bench) all() []measurement {
+	contest := func(begin func() contest) func() string {
+		return func() string {
+			c := begin()
+			return b.compete(c).rows(c)
+		}
+	}
+	return []measurement{
+		{"cold", contest(b.cold)},
+		{"cached", contest(b.cached)},
+		{"blob", contest(b.blob)},
+		{"tags", contest(b.tags)},
+		{"between-registries", contest(b.betweenRegistries)},
+		{"within-registry", contest(b.withinRegistry)},
+		{"from-disk", contest(b.fromDisk)},
+		{"by-skopeo", contest(b.bySkopeo)},
+		{"inside-cold-base", contest(b.fileOfBase)},
+		{"inside-cold-top", contest(b.fileOfTop)},
+		{"inside-indexed", b.fileOfIndexed},
+		{"inside-formats", b.fileOfFormats},
+		{"inside-find", contest(b.find)},
+		{"inside-tar", contest(b.tar)},
+		{"inside-random", b.random},
+		{"index-cost", contest(b.indexing)},
+		{"index-size", b.indexSize},
+		{"start", b.start},
+		{"memory", b.memory},
+		{"million", b.million},
+		{"large-push", b.largePush},
+	}
 }
 
 // bench is what all measurements share.
 type bench struct {
-	t        registries.TB
-	program  string
+	t       registries.TB
+	program string
+	// data is the folder for what is kept between runs.
+	data     string
 	registry *registries.Registry
 	// other is a second registry, without content.
 	other *registries.Registry
@@ -80,8 +121,8 @@ func prepare(t registries.TB, program, data string) *bench {
 		t.Fatalf("%v", err)
 	}
 	os.Setenv("TMPDIR", tmp)
-	b := &bench{t: t, program: program}
-	img := image(t, filepath.Join(data, "image"))
+	b := &bench{t: t, program: program, data: data}
+	img := openImage(t, filepath.Join(data, imageFolder))
 	b.registry = registries.Docker(t, registries.Config{Storage: registries.ManyTags(t, tagged, tagCount)})
 	b.registry.PushImage(t, repository+":v1", img)
 	b.other = registries.Docker(t, registries.Config{})

@@ -88,24 +88,32 @@ func (b *bench) start() string {
 		}
 	}
 	limit := 50 * time.Millisecond
-	return fmt.Sprintf("| from the start of the process to a file read | regfs mount | %s | | %s | | |\n", spread(took, "%.3f"),
-		verdict("≤ "+limit.String(), median(took) <= limit.Seconds()))
+	return row("from the start of the process to a file read", "regfs mount", spread(took, "%.3f"), "≤ "+limit.String(), median(took) <= limit.Seconds())
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+// row is a line of the table for what is compared with nothing.
+func row(what, with, value, goal string, met bool) string {
+	return fmt.Sprintf("| %s | %s | %s | | %s | | |\n", what, with, value, verdict(goal, met))
 }
 
 // memory tells the most that any daemon had of it, in all of the above.
 func (b *bench) memory() string {
 	const limit = 100e6
-	return fmt.Sprintf("| most memory resident, in all of the above | regfs | %.1f MB | | %s | | |\n", float64(b.peak)/1e6,
-		verdict("≤ 100 MB", b.peak <= limit))
+	return row("most memory resident, in all of the above", "regfs", megabytes(b.peak), "≤ 100 MB", b.peak <= limit)
 }
 
 // intro tells what is measured, and on what.
-func (b *bench) intro() {
+func (b *bench) intro(only string) {
 	info, err := os.Stat(b.largest)
 	if err != nil {
 		b.t.Fatalf("%v", err)
 	}
-	fmt.Printf("Command: `make bench` (bin/bench -runs %d)\n\n", b.runs)
+	if only != "" {
+		only = " -only " + only
+	}
+	fmt.Printf("Command: `make bench` (bin/bench -runs %d%s)\n\n", b.runs, only)
 	fmt.Printf("Image: %d gzip layers of Debian packages, %.0f MB in all, the largest %.0f MB (%s), in docker-registry on loopback.\n\n",
 		len(layers), float64(b.size)/1e6, float64(info.Size())/1e6, filepath.Base(b.largest)[:12])
 	fmt.Println(b.machine())

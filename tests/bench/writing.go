@@ -133,8 +133,7 @@ func (b *bench) largePush() string {
 	b.peak = 0
 	b.must(b.command("cp", "-r", filepath.Join(dir, "local"), b.newTag(d, b.other)+"/oci-layout"))
 	b.unmount(d)
-	return fmt.Sprintf("| most memory resident while an image of 5 GiB is pushed | cp -r into the mount | %.1f MB | | %s | | |\n",
-		float64(b.peak)/1e6, verdict("≤ 150 MB", b.peak <= limit))
+	return row("most memory resident while an image of 5 GiB is pushed", "cp -r into the mount", megabytes(b.peak), "≤ 150 MB", b.peak <= limit)
 }
 
 // writeLayout makes an OCI layout of an image with one layer of what looks like noise.

@@ -22,6 +22,8 @@ type Request struct {
 	Header http.Header
 	// Status is what the client was answered, 0 as long as it was not.
 	Status int
+	// Bytes is how much of the answer's body was sent on so far.
+	Bytes int64
 }
 
 // auth tells whether the request only served to find out who may ask: the ping of /v2/ and what was answered by 401, as the
@@ -148,5 +150,23 @@ func (rec *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		status = resp.StatusCode
 	}
 	rec.proxy.answered(r, status)
+	if err == nil {
+		resp.Body = body{counted{resp.Body, rec.proxy, r}, resp.Body}
+	}
 	return resp, err
+}
+
+// counted counts what is read of an answer.
+type counted struct {
+	io.Reader
+	proxy   *Proxy
+	request *Request
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.proxy.mu.Lock()
+	c.request.Bytes += int64(n)
+	c.proxy.mu.Unlock()
+	return n, err
 }
