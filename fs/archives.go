@@ -103,7 +103,7 @@ type archive struct {
 }
 
 func (a *archive) Attr(context.Context) (Attr, error) {
-	return Attr{Ino: a.ino, Size: a.tar.Size(), Fixed: true}, nil
+	return Attr{Ino: a.ino, Mode: fileMode, Size: a.tar.Size(), Fixed: true}, nil
 }
 
 func (a *archive) Open(ctx context.Context) (image.Blob, error) {

@@ -2,10 +2,13 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/regfs/regfs/image"
 )
 
 // controlName is the folder of the daemon's own files.
@@ -31,6 +34,17 @@ func (t *Tree) controlFile(name string, content func() []byte) child {
 
 // Report writes down why an operation on a path failed, as one line of .regfs/errors.log.
 func (t *Tree) Report(operation, path string, err error) { t.log.add(operation, path, err) }
+
+// ReportLayer writes down what is wrong with a layer, once for each problem. It tells whether it is the first time.
+func (t *Tree) ReportLayer(d image.Descriptor, problem string) (first bool) {
+	key := d.Digest.String() + "\x00" + oneLine(problem)
+	if _, told := t.flaws.peek(key); told {
+		return false
+	}
+	t.flaws.put(key, struct{}{}, 2*len(key)+childCost)
+	t.log.add("layer", d.Digest.String(), errors.New(problem))
+	return true
+}
 
 // maxErrors is how many lines .regfs/errors.log has at the most. The daemon's own log has all.
 const maxErrors = 1000

@@ -20,7 +20,7 @@ type digests struct {
 
 func newDigests(r *repository) *digests {
 	path := r.path + "/" + digestsName
-	return &digests{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path}
+	return &digests{dir{attr: Attr{Ino: r.tree.ino(path), Mode: dirMode}}, r, path}
 }
 
 func (g *digests) Lookup(ctx context.Context, name string) (Node, error) {
@@ -48,13 +48,13 @@ type blobs struct {
 }
 
 func newBlobs(r *repository, path string, list func(context.Context) ([]image.Descriptor, error)) *blobs {
-	return &blobs{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true}}, r, path, list}
+	return &blobs{dir{attr: Attr{Ino: r.tree.ino(path), Mode: dirMode}}, r, path, list}
 }
 
 func (b *blobs) Lookup(_ context.Context, name string) (Node, error) {
 	if alg := digest.Algorithm(name); alg.Available() {
 		path := b.path + "/" + name
-		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Dir: true, Volatile: b.list == nil}}, b.repo, alg, b.list}, nil
+		return &algorithm{dir{attr: Attr{Ino: b.repo.tree.ino(path), Mode: dirMode, Volatile: b.list == nil}}, b.repo, alg, b.list}, nil
 	}
 	return nil, fmt.Errorf("digest algorithm %q: %w", name, image.ErrNotFound)
 }
@@ -62,7 +62,7 @@ func (b *blobs) Lookup(_ context.Context, name string) (Node, error) {
 func (b *blobs) List(context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		name := digest.SHA256.String()
-		yield(Entry{name, b.repo.tree.ino(b.path + "/" + name), true}, nil)
+		yield(dirEntry(name, b.repo.tree.ino(b.path+"/"+name)), nil)
 	}
 }
 
@@ -124,7 +124,7 @@ func (a *algorithm) List(ctx context.Context) iter.Seq2[Entry, error] {
 			return
 		}
 		for _, d := range all {
-			if d.Digest.Algorithm() == a.alg && !yield(Entry{d.Digest.Encoded(), a.repo.rawIno(d.Digest), false}, nil) {
+			if d.Digest.Algorithm() == a.alg && !yield(fileEntry(d.Digest.Encoded(), a.repo.rawIno(d.Digest)), nil) {
 				return
 			}
 		}

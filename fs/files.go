@@ -29,7 +29,7 @@ func (m *made) Attr(ctx context.Context) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	return Attr{Ino: m.ino, Size: int64(len(b)), Fixed: m.steady, Made: !m.steady}, nil
+	return Attr{Ino: m.ino, Mode: fileMode, Size: int64(len(b)), Fixed: m.steady, Made: !m.steady}, nil
 }
 
 func (m *made) Open(ctx context.Context) (image.Blob, error) {
@@ -109,8 +109,11 @@ type content struct {
 }
 
 func (c *content) Attr(context.Context) (Attr, error) {
-	return Attr{Ino: c.ino, Size: c.d.Size, Fixed: true, Shared: true}, nil
+	return Attr{Ino: c.ino, Mode: fileMode, Size: c.d.Size, Links: sharedLinks, Fixed: true}, nil
 }
+
+// sharedLinks is the link count of what shows under several names, whatever the number, so that du and tar take it once.
+const sharedLinks = 2
 
 // Open counts as use of the repository by the process: a version it looks at stays while it reads.
 func (c *content) Open(ctx context.Context) (image.Blob, error) {
@@ -124,7 +127,7 @@ func (c *content) Open(ctx context.Context) (image.Blob, error) {
 // Origin implements Node.
 func (c *content) Origin() (image.Repository, image.Descriptor, bool) { return c.repo.at, c.d, true }
 
-func (c *content) XattrNames() []string { return xattrNames(c.d) }
+func (c *content) XattrNames(context.Context) ([]string, error) { return xattrNames(c.d), nil }
 
 func (c *content) Xattr(_ context.Context, name string) (string, error) { return xattr(c.d, name) }
 

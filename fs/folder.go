@@ -19,6 +19,13 @@ type child struct {
 	node   func(ctx context.Context) (Node, error)
 }
 
+func (c child) entry() Entry {
+	if c.dir {
+		return dirEntry(c.name, c.ino)
+	}
+	return fileEntry(c.name, c.ino)
+}
+
 // childCost is about what a child takes in memory, in bytes.
 const childCost = 512
 
@@ -59,7 +66,7 @@ type folder struct {
 }
 
 func (t *Tree) folder(key string, parts ...part) *folder {
-	return &folder{dir{attr: Attr{Ino: t.ino(key), Dir: true, Fixed: true}}, t, key, parts}
+	return &folder{dir{attr: Attr{Ino: t.ino(key), Mode: dirMode, Fixed: true}}, t, key, parts}
 }
 
 func (f *folder) Lookup(ctx context.Context, name string) (Node, error) {
@@ -87,7 +94,7 @@ func (f *folder) List(ctx context.Context) iter.Seq2[Entry, error] {
 				return
 			}
 			for _, c := range children {
-				if !c.hidden && !yield(Entry{c.name, c.ino, c.dir}, nil) {
+				if !c.hidden && !yield(c.entry(), nil) {
 					return
 				}
 			}

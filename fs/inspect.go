@@ -43,10 +43,13 @@ type imageConfig struct {
 	tag           string // what a schema 1 manifest says its tag is
 }
 
-// hasInspect tells whether there is an image to inspect, and not another kind of artifact.
-func hasInspect(m *image.Manifest) bool {
+// isImage tells whether it is an image that a container can be made of, and not another kind of artifact.
+func isImage(m *image.Manifest) bool {
 	if image.IsSchema1(m.MediaType) {
 		return true
+	}
+	if m.Config == nil { // an index in an index
+		return false
 	}
 	return m.Config.MediaType == v1.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
 }
@@ -135,7 +138,7 @@ func (v *version) history(ctx context.Context, m *image.Manifest) ([]string, err
 	if image.IsSchema1(m.MediaType) {
 		return v.schema1Commands(ctx)
 	}
-	if !hasInspect(m) {
+	if !isImage(m) {
 		return nil, nil
 	}
 	c, err := v.parsedConfig(ctx, m)

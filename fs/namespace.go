@@ -46,7 +46,7 @@ type namespace struct {
 }
 
 func newNamespace(t *Tree, h image.Host, registry, name string) *namespace {
-	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Dir: true}}, t, h, registry, name}
+	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Mode: dirMode}}, t, h, registry, name}
 }
 
 func (n *namespace) Lookup(ctx context.Context, name string) (Node, error) {
@@ -163,7 +163,7 @@ func (l *namespaceList) show(name string) bool {
 		return true
 	}
 	l.seen[ino] = true
-	return l.yield(Entry{escape(component), ino, true}, nil)
+	return l.yield(dirEntry(escape(component), ino), nil)
 }
 
 // ask asks for the repository itself, which a catalog may leave out.
@@ -186,7 +186,7 @@ func (l *namespaceList) ask(ctx context.Context) error {
 func (l *namespaceList) special() {
 	path := l.path()
 	for _, name := range []string{blobsName, digestsName, layoutName, tagsName} {
-		if !l.yield(Entry{name, l.tree.ino(path + "/" + name), true}, nil) {
+		if !l.yield(dirEntry(name, l.tree.ino(path+"/"+name)), nil) {
 			return
 		}
 	}

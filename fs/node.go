@@ -8,6 +8,8 @@ import (
 	"iter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/regfs/regfs/image"
 )
 
@@ -24,9 +26,11 @@ type Node interface {
 	List(ctx context.Context) iter.Seq2[Entry, error]
 	// Open opens a file for reading.
 	Open(ctx context.Context) (image.Blob, error)
-	// XattrNames are the extended attributes there are. It sends no request.
-	XattrNames() []string
-	// Xattr is the value of one of them, or ErrNotFound.
+	// Readlink is what a symbolic link points to.
+	Readlink(ctx context.Context) (string, error)
+	// XattrNames are the extended attributes there are. It sends no request, but for what a layer has.
+	XattrNames(ctx context.Context) ([]string, error)
+	// Xattr is the value of one of them, or ErrNotFound. Names that regfs does not give cost no request: ls -l and cp ask for them.
 	Xattr(ctx context.Context, name string) (string, error)
 
 	// Mkdir makes a folder in a folder.
@@ -57,45 +61,72 @@ type Node interface {
 type Attr struct {
 	// Ino is the same for the same content at the same place, for as long as the Tree lives.
 	Ino uint64
-	Dir bool
-	// Size of a file, in bytes.
+	// Mode is the type and the permissions, as in stat(2).
+	Mode uint32
+	// Size of a file, in bytes; of a symbolic link how long its target is.
 	Size int64
+	// Links is how many names it has. 0 is one: who asks for a folder's is told 1.
+	Links uint32
+	// Major and Minor tell which device a device file is.
+	Major, Minor uint32
 	// Fixed: neither attributes nor content will ever change.
 	Fixed bool
-	// Shared: the same file shows under several names, as hard links do.
-	Shared bool
+	// Sealed: all that is ever read of it is verified and stays so: every byte, every name and that a name is missing.
+	Sealed bool
 	// Made: the content is made when the file is opened, and Size is only how long it was when asked.
 	Made bool
-	// Mode are the permissions, 0 for those of what can only be read.
-	Mode uint32
 	// Owned: UID and GID say whose it is. Else it is whose the mount is.
 	Owned    bool
 	UID, GID uint32
 	// Atime and Mtime are zero for what has no times.
 	Atime, Mtime time.Time
-	// Link: it is a symbolic link.
-	Link bool
 	// Volatile: what a name in this folder means depends on who asks, and when.
 	Volatile bool
 }
+
+// IsDir tells whether it is a folder.
+func (a Attr) IsDir() bool { return a.Mode&unix.S_IFMT == unix.S_IFDIR }
+
+// The modes of what can only be read, of folders that can be written in, and of links.
+const (
+	fileMode   = unix.S_IFREG | 0o444
+	dirMode    = unix.S_IFDIR | 0o555
+	ownDirMode = unix.S_IFDIR | 0o755
+	linkMode   = unix.S_IFLNK | 0o777
+)
 
 // Entry is one name in a folder.
 type Entry struct {
 	Name string
 	Ino  uint64
-	Dir  bool
+	// Type is that of the Mode: S_IFDIR and its like.
+	Type uint32
 }
+
+func dirEntry(name string, ino uint64) Entry  { return Entry{name, ino, unix.S_IFDIR} }
+func fileEntry(name string, ino uint64) Entry { return Entry{name, ino, unix.S_IFREG} }
+
+// IsDir tells whether it is a folder's.
+func (e Entry) IsDir() bool { return e.Type == unix.S_IFDIR }
 
 // noXattrs is a Node's share when it has no extended attributes.
 type noXattrs struct{}
 
-func (noXattrs) XattrNames() []string { return nil }
+func (noXattrs) XattrNames(context.Context) ([]string, error) { return nil, nil }
 
 func (noXattrs) Xattr(context.Context, string) (string, error) { return "", image.ErrNotFound }
+
+// noLink is a Node's share when it is no symbolic link.
+type noLink struct{}
+
+func (noLink) Readlink(context.Context) (string, error) {
+	return "", fmt.Errorf("read a link that is none: %w", unix.EINVAL)
+}
 
 // dir is a folder's share of being a Node.
 type dir struct {
 	noXattrs
+	noLink
 	fixed
 	attr Attr
 }
@@ -109,6 +140,7 @@ func (d dir) Open(context.Context) (image.Blob, error) {
 // file is a file's share of being a Node.
 type file struct {
 	noXattrs
+	noLink
 	fixed
 }
 

@@ -18,6 +18,10 @@ type pins struct {
 	mu    sync.Mutex
 	m     map[pinKey]*pin
 	swept time.Time
+
+	// threads are those that asked in the last second, and whose they are.
+	threads      map[uint32]process
+	threadsSince time.Time
 }
 
 type pinKey struct {
@@ -36,7 +40,7 @@ type pin struct {
 }
 
 func newPins(idle time.Duration, now func() time.Time) *pins {
-	return &pins{idle: idle, now: now, m: map[pinKey]*pin{}}
+	return &pins{idle: idle, now: now, m: map[pinKey]*pin{}, threads: map[uint32]process{}}
 }
 
 // touch finds a process's pins in a repository, empty if it was done with what it saw before. The lock is held.
@@ -126,6 +130,31 @@ func (p *pins) pinnedAll(who process, repo string) []layout.Root {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.touch(who, repo).all
+}
+
+// lately is who asks, or who had this thread's number up to a second ago: that is good enough to keep pins by, and takes no look
+// into /proc for each of a million files.
+func (p *pins) lately(ctx context.Context) process {
+	tid := tidOf(ctx)
+	if who, ok := p.thread(tid); ok {
+		return who
+	}
+	who := callerOf(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.threads[tid] = who
+	return who
+}
+
+func (p *pins) thread(tid uint32) (process, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.now(); now.Sub(p.threadsSince) > time.Second {
+		clear(p.threads)
+		p.threadsSince = now
+	}
+	who, ok := p.threads[tid]
+	return who, ok
 }
 
 // hold keeps a process's pins in a repository for as long as a file is open, which may be longer than it asks for anything.

@@ -212,7 +212,7 @@ func TestNested(t *testing.T) {
 	want := map[string]bool{"a": true, "a-b": false, "b": false, "z": false}
 	f := tree.folder("key", part{func(string) bool { return true }, tree.nested("key", "", from)})
 	for e, err := range f.List(t.Context()) {
-		if isDir, ok := want[e.Name]; err != nil || !ok || isDir != e.Dir {
+		if isDir, ok := want[e.Name]; err != nil || !ok || isDir != e.IsDir() {
 			t.Errorf("%+v, %v", e, err)
 		}
 		delete(want, e.Name)

@@ -26,7 +26,7 @@ type pushes struct {
 }
 
 func (t *Tree) pushes(path string) *pushes {
-	return &pushes{dir{attr: Attr{Ino: t.ino(controlName, pushesName, path), Dir: true, Volatile: true, Mode: 0o755}}, t, path}
+	return &pushes{dir{attr: Attr{Ino: t.ino(controlName, pushesName, path), Mode: ownDirMode, Volatile: true}}, t, path}
 }
 
 // sitePath is where a site is told of, below pushes/.
@@ -74,9 +74,9 @@ func (p *pushes) List(context.Context) iter.Seq2[Entry, error] {
 			switch {
 			case seen[name]:
 			case deeper:
-				entries = append(entries, Entry{name, p.tree.pushes(p.path + name + "/").attr.Ino, true})
+				entries = append(entries, dirEntry(name, p.tree.pushes(p.path+name+"/").attr.Ino))
 			default:
-				entries = append(entries, Entry{name, p.status(name, s).ino, false})
+				entries = append(entries, fileEntry(name, p.status(name, s).ino))
 			}
 			seen[name] = true
 		}

@@ -19,7 +19,7 @@ type referrers struct {
 
 func (v *version) referrers() child {
 	path := v.key + "/referrers"
-	r := &referrers{dir{attr: Attr{Ino: v.repo.tree.ino(path), Dir: true, Volatile: true}}, v, path}
+	r := &referrers{dir{attr: Attr{Ino: v.repo.tree.ino(path), Mode: dirMode, Volatile: true}}, v, path}
 	return child{name: "referrers", ino: r.attr.Ino, dir: true, node: func(context.Context) (Node, error) { return r, nil }}
 }
 
@@ -46,7 +46,7 @@ func (r *referrers) List(ctx context.Context) iter.Seq2[Entry, error] {
 				return
 			}
 			name := d.Digest.String()
-			if !yield(Entry{name, newVersion(r.v.repo, d, "", r.path+"/"+name).folder().attr.Ino, true}, nil) {
+			if !yield(dirEntry(name, newVersion(r.v.repo, d, "", r.path+"/"+name).folder().attr.Ino), nil) {
 				return
 			}
 		}

@@ -31,7 +31,7 @@ func newRepositorySite(r *repository) *site {
 
 func newRepositoryLayout(r *repository) *repositoryLayout {
 	path := r.path + "/" + layoutName
-	return &repositoryLayout{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true, Volatile: true}}, r, path}
+	return &repositoryLayout{dir{attr: Attr{Ino: r.tree.ino(path), Mode: dirMode, Volatile: true}}, r, path}
 }
 
 func (l *repositoryLayout) Lookup(_ context.Context, name string) (Node, error) {
@@ -52,8 +52,8 @@ const layoutMarker = `{"imageLayoutVersion":"` + v1.ImageLayoutVersion + `"}`
 func (l *repositoryLayout) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for _, name := range []string{v1.ImageBlobsDir, v1.ImageIndexFile, v1.ImageLayoutFile} {
-			ino := l.repo.tree.ino(l.path + "/" + name)
-			if !yield(Entry{name, ino, name == v1.ImageBlobsDir}, nil) {
+			c := child{name: name, ino: l.repo.tree.ino(l.path + "/" + name), dir: name == v1.ImageBlobsDir}
+			if !yield(c.entry(), nil) {
 				return
 			}
 		}

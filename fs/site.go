@@ -109,7 +109,7 @@ type siteDir struct {
 }
 
 func (s *site) folder(at string) *siteDir {
-	attr := Attr{Ino: s.repo.tree.ino(path.Join(s.path, at)), Dir: true, Volatile: true, Mode: 0o755}
+	attr := Attr{Ino: s.repo.tree.ino(path.Join(s.path, at)), Mode: ownDirMode, Volatile: true}
 	return &siteDir{dir{attr: attr}, s, at}
 }
 
@@ -130,7 +130,7 @@ func (d *siteDir) base(ctx context.Context) (Node, error) {
 			return nil, err
 		}
 	}
-	if attr, err := n.Attr(ctx); err != nil || !attr.Dir {
+	if attr, err := n.Attr(ctx); err != nil || !attr.IsDir() {
 		return nil, fmt.Errorf("%s: %w", d.at, image.ErrNotFound)
 	}
 	return n, nil
@@ -169,7 +169,7 @@ func (d *siteDir) Lookup(ctx context.Context, name string) (Node, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case attr.Dir:
+	case attr.IsDir():
 		return d.site.folder(path.Join(d.at, name)), nil
 	case !d.site.repo.tree.intends(ctx, attr.Ino):
 		return n, nil
@@ -264,9 +264,9 @@ func (d *siteDir) hidden(ctx context.Context) bool {
 
 func (d *siteDir) listed(e stage.Entry) Entry {
 	if e.Kind == stage.Folder {
-		return Entry{e.Name, d.site.folder(path.Join(d.at, e.Name)).attr.Ino, true}
+		return dirEntry(e.Name, d.site.folder(path.Join(d.at, e.Name)).attr.Ino)
 	}
-	return Entry{e.Name, (&stagedFile{site: d.site, f: e.File}).ino(), false}
+	return fileEntry(e.Name, (&stagedFile{site: d.site, f: e.File}).ino())
 }
 
 func (d *siteDir) listBase(ctx context.Context, base Node, staged map[string]bool, yield func(Entry, error) bool) {
@@ -274,7 +274,7 @@ func (d *siteDir) listBase(ctx context.Context, base Node, staged map[string]boo
 		if err == nil && staged[e.Name] {
 			continue
 		}
-		if err == nil && e.Dir {
+		if err == nil && e.IsDir() {
 			e.Ino = d.site.folder(path.Join(d.at, e.Name)).attr.Ino
 		}
 		if !yield(e, err) {

@@ -37,7 +37,7 @@ func (d *siteDir) exists(ctx context.Context, name string) (kind stage.Kind, pub
 	switch {
 	case !published:
 		return "", false, nil
-	case attr.Dir:
+	case attr.IsDir():
 		return stage.Folder, true, nil
 	}
 	return stage.Regular, true, nil

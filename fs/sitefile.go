@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
 )
@@ -24,13 +26,10 @@ func (s *stagedFile) ino() uint64 {
 func (s *stagedFile) Attr(context.Context) (Attr, error) {
 	m := s.f.Meta()
 	return Attr{
-		Ino: s.ino(), Size: s.f.Size(), Made: true, Mode: m.Mode | stagedMode, Owned: m.Owned, UID: m.UID, GID: m.GID,
+		Ino: s.ino(), Size: s.f.Size(), Made: true, Mode: unix.S_IFREG | m.Mode&0o7777, Owned: m.Owned, UID: m.UID, GID: m.GID,
 		Atime: m.Atime, Mtime: m.Mtime,
 	}, nil
 }
-
-// stagedMode tells permissions of 0 from none.
-const stagedMode = 1 << 16
 
 func (s *stagedFile) Open(ctx context.Context) (image.Blob, error) {
 	h, err := s.f.Open()
@@ -58,7 +57,7 @@ func (s *stagedFile) SetAttr(ctx context.Context, c Change) error {
 	return nil
 }
 
-func (s *stagedFile) XattrNames() []string { return s.f.Xattrs() }
+func (s *stagedFile) XattrNames(context.Context) ([]string, error) { return s.f.Xattrs(), nil }
 
 func (s *stagedFile) Xattr(_ context.Context, name string) (string, error) { return s.f.Xattr(name) }
 

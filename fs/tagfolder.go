@@ -142,12 +142,12 @@ func (t *tag) List(ctx context.Context) iter.Seq2[Entry, error] {
 func (t *tag) listStaged(l *stage.Staging) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for _, e := range l.List("/") {
-			if !yield(Entry{e.Name, (&stagedFile{site: t.site, f: e.File}).ino(), false}, nil) {
+			if !yield(fileEntry(e.Name, (&stagedFile{site: t.site, f: e.File}).ino()), nil) {
 				return
 			}
 		}
 		if e, ok := l.Lookup("."); ok && e.Kind == stage.Folder {
-			yield(Entry{layoutName, t.site.folder(".").attr.Ino, true}, nil)
+			yield(dirEntry(layoutName, t.site.folder(".").attr.Ino), nil)
 		}
 	}
 }

@@ -48,7 +48,7 @@ type tags struct {
 
 func newTags(r *repository) *tags {
 	path := r.path + "/" + tagsName
-	return &tags{dir{attr: Attr{Ino: r.tree.ino(path), Dir: true, Volatile: true, Mode: 0o755}}, r, path}
+	return &tags{dir{attr: Attr{Ino: r.tree.ino(path), Mode: ownDirMode, Volatile: true}}, r, path}
 }
 
 func (t *tags) Lookup(ctx context.Context, name string) (Node, error) {
@@ -89,12 +89,12 @@ func (t *tags) List(ctx context.Context) iter.Seq2[Entry, error] {
 			listed.add(ino)
 			now.add(ino)
 			delete(staged, name)
-			if !yield(Entry{name, ino, true}, nil) {
+			if !yield(dirEntry(name, ino), nil) {
 				return
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(staged)) {
-			if !yield(Entry{name, tree.ino(t.path, name), true}, nil) {
+			if !yield(dirEntry(name, tree.ino(t.path, name)), nil) {
 				return
 			}
 		}
@@ -126,7 +126,7 @@ type tag struct {
 }
 
 func newTag(t *tags, name string) *tag {
-	attr := Attr{Ino: t.repo.tree.ino(t.path, name), Dir: true, Volatile: true, Mode: 0o755}
+	attr := Attr{Ino: t.repo.tree.ino(t.path, name), Mode: ownDirMode, Volatile: true}
 	tag := &tag{dir: dir{attr: attr}, repo: t.repo, name: name, path: t.path + "/" + name}
 	tag.site = &site{t.repo, stage.Site{Repository: t.repo.at, Tag: name}, tag.path + "/" + layoutName, tag.layout}
 	return tag
@@ -154,7 +154,9 @@ func (t *tag) digest() *made {
 }
 
 // XattrNames leaves out annotations, which can't be named without a request.
-func (t *tag) XattrNames() []string { return xattrNames(image.Descriptor{}) }
+func (t *tag) XattrNames(context.Context) ([]string, error) {
+	return xattrNames(image.Descriptor{}), nil
+}
 
 func (t *tag) Xattr(ctx context.Context, name string) (string, error) {
 	if !strings.HasPrefix(name, xattrOwn) { // users' own are not kept on folders

@@ -48,7 +48,7 @@ type link struct {
 	ino uint64
 }
 
-func (l *link) Attr(context.Context) (Attr, error) { return Attr{Ino: l.ino, Link: true}, nil }
+func (l *link) Attr(context.Context) (Attr, error) { return Attr{Ino: l.ino, Mode: linkMode}, nil }
 
 func (l *link) Open(context.Context) (image.Blob, error) { return nil, image.ErrNotFound }
 

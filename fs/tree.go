@@ -13,6 +13,7 @@ import (
 
 	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layer"
 )
 
 // Options is what a Tree is made of.
@@ -23,6 +24,10 @@ type Options struct {
 	Hosts func() []string
 	// Blobs opens content for random reads.
 	Blobs image.Blobs
+	// Layers opens layers as trees of files.
+	Layers *layer.Layers
+	// Whiteouts is how layers/NN/tree shows what a layer removes.
+	Whiteouts layer.Whiteouts
 	// Platform is the one whose image stands for a multi-platform image.
 	Platform image.Platform
 	// TagTTL is how long a process may leave a tag's folder alone before it may see another version there. It is at least
@@ -45,6 +50,7 @@ type Tree struct {
 	lists *memo[string, []child]
 	known *memo[string, *names]
 	log   *errorLog
+	flaws *memo[string, struct{}]
 
 	writers  *writers
 	intents  *intents
@@ -55,12 +61,13 @@ type Tree struct {
 	hosts map[string]image.Host
 }
 
-// How much may be remembered in memory, in bytes, roughly: parsed manifests, folders' children, names of tags. What is
-// forgotten is made again, from the cache.
+// How much may be remembered in memory, in bytes, roughly: parsed manifests, folders' children, names of tags, what was reported
+// of layers. What is forgotten is made again, from the cache.
 const (
 	docsMemory  = 16 << 20
 	listsMemory = 16 << 20
 	knownMemory = 16 << 20
+	flawsMemory = 1 << 20
 )
 
 // New makes the tree. It sends nothing and reads nothing.
@@ -73,6 +80,7 @@ func New(o Options) *Tree {
 		lists: newMemo[string, []child](listsMemory),
 		known: newMemo[string, *names](knownMemory),
 		log:   &errorLog{},
+		flaws: newMemo[string, struct{}](flawsMemory),
 
 		writers: newWriters(), intents: newIntents(), refusals: newRefusals(), fresh: newFresh(),
 		hosts: map[string]image.Host{},
@@ -81,7 +89,7 @@ func New(o Options) *Tree {
 
 // Root is the folder that gets mounted.
 func (t *Tree) Root() Node {
-	return &root{dir{attr: Attr{Ino: 1, Dir: true}}, t}
+	return &root{dir{attr: Attr{Ino: 1, Mode: dirMode}}, t}
 }
 
 // ino makes an inode number of what a node is. The hash is seeded, or names chosen to collide could make one file show another.
@@ -92,9 +100,16 @@ func (t *Tree) ino(parts ...string) uint64 {
 		h.WriteString(strconv.Itoa(len(p)) + ":")
 		h.WriteString(p)
 	}
-	// The first numbers are the kernel's and the root's, the last is go-fuse's.
-	return min(max(h.Sum64(), 1<<10), 1<<64-2)
+	return usable(h.Sum64())
 }
+
+// inoOf makes an inode number of the number of something and a number it has in there.
+func (t *Tree) inoOf(in, number uint64) uint64 {
+	return usable(maphash.Comparable(t.seed, [2]uint64{in, number}))
+}
+
+// usable leaves out the first numbers, which are the kernel's and the root's, and the last, which is go-fuse's.
+func usable(ino uint64) uint64 { return min(max(ino, 1<<10), 1<<64-2) }
 
 // host opens each registry once.
 func (t *Tree) host(name string) (image.Host, error) {
@@ -143,11 +158,11 @@ func (r *root) Lookup(_ context.Context, name string) (Node, error) {
 
 func (r *root) List(context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		if !yield(Entry{controlName, r.tree.ino(controlName), true}, nil) {
+		if !yield(dirEntry(controlName, r.tree.ino(controlName)), nil) {
 			return
 		}
 		for _, name := range slices.Sorted(slices.Values(r.tree.o.Hosts())) {
-			if !yield(Entry{name, r.tree.ino(name, ""), true}, nil) {
+			if !yield(dirEntry(name, r.tree.ino(name, "")), nil) {
 				return
 			}
 		}

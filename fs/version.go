@@ -39,7 +39,7 @@ func (v *version) folder() *imageFolder {
 	return &imageFolder{v.repo.tree.folder(v.key, anyOf(ownNames, v.ownFiles), anyOf(imageNames, v.imageFiles)), v}
 }
 
-func (f *imageFolder) XattrNames() []string { return xattrNames(f.v.d) }
+func (f *imageFolder) XattrNames(context.Context) ([]string, error) { return xattrNames(f.v.d), nil }
 
 // Xattr of an image knows the annotations of its manifest or index, and of the descriptor it was found by.
 func (f *imageFolder) Xattr(ctx context.Context, name string) (string, error) {
@@ -106,7 +106,7 @@ func (v *version) dir(name string, parts ...part) child {
 // All names that an image folder can have.
 var (
 	ownNames   = []string{digestName, "referrers", "index.json", "platforms", layoutName, "archive.oci.tar", "archive.docker.tar"}
-	imageNames = []string{"manifest.json", "config.json", "inspect.json", "layers", "files"}
+	imageNames = []string{"manifest.json", "config.json", "inspect.json", "layers", rootfsName, "files"}
 )
 
 // isImageFile tells whether an image folder could have a file of this name.
@@ -136,8 +136,11 @@ func (v *version) imageFiles(ctx context.Context) ([]child, error) {
 	if m.Config != nil {
 		all = append(all, v.content("config.json", *m.Config))
 	}
-	if hasInspect(m) {
+	if isImage(m) {
 		all = append(all, v.made("inspect.json", v.inspect))
+	}
+	if hasRootfs(m) {
+		all = append(all, v.rootfs(d, m))
 	}
 	if len(titled(m)) > 0 {
 		all = append(all, v.dir("files", part{func(string) bool { return true }, v.repo.tree.nested(v.key+"/files", "", v.titledFiles)}))

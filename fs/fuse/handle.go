@@ -51,6 +51,9 @@ func (n *node) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32,
 func (n *node) openFlags(attr fs.Attr, blob image.Blob) uint32 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if attr.Sealed {
+		return fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+	}
 	if attr.Made || blob.File() == nil {
 		n.unverified = true
 		return fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH

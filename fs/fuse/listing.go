@@ -15,7 +15,8 @@ import (
 // listing is an open folder: its entries are drawn from the tree beside the kernel's asking for them, a few ahead. An interrupt
 // ends the waiting and loses none.
 type listing struct {
-	n       *node
+	n *node
+	// cancel and batches are nil until the listing begins.
 	cancel  context.CancelFunc
 	batches chan []drawn
 	// pending are entries to give before those that come.
@@ -42,22 +43,39 @@ var (
 )
 
 // OpendirHandle begins the listing, so that a folder that can't be listed can't be opened: the C library takes ENOENT later
-// on for the end of the folder.
+// on for the end of the folder. What the kernel has whole, and mostly will not ask for again, is not begun before it does.
 func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	l := &listing{n: n}
-	l.start(ctx)
-	if err := l.wait(ctx); err != nil {
-		l.end()
-		return nil, 0, n.fail("list", "", err)
+	if !n.isListed() {
+		if err := l.wait(ctx); err != nil {
+			l.end()
+			return nil, 0, n.fail("list", "", err)
+		}
 	}
 	l.pending = append(n.dots(), l.pending...)
+	if n.sealed {
+		return l, fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE, 0
+	}
 	return l, 0, 0
+}
+
+// isListed tells whether the kernel may have the whole folder.
+func (n *node) isListed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.listed
+}
+
+func (n *node) setListed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listed = n.sealed
 }
 
 // start begins the listing. It goes on from request to request, so it lives in a context of its own, for the same caller.
 func (l *listing) start(ctx context.Context) {
 	own, cancel := context.WithCancel(detach(ctx))
-	l.cancel, l.batches, l.pending, l.err = cancel, make(chan []drawn), nil, nil
+	l.cancel, l.batches = cancel, make(chan []drawn)
 	go draw(own, l.n.n, l.batches)
 }
 
@@ -95,8 +113,11 @@ func hand(ctx context.Context, batches chan<- []drawn, batch []drawn) bool {
 	}
 }
 
-// wait waits until entries are pending, or the listing is at its end. One that broke off stays so.
+// wait waits until entries are pending, or the listing is at its end. It begins one that has not begun; one that broke off stays so.
 func (l *listing) wait(ctx context.Context) error {
+	if l.batches == nil && len(l.pending) == 0 {
+		l.start(ctx)
+	}
 	for len(l.pending) == 0 && l.err == nil {
 		select {
 		case batch, ok := <-l.batches:
@@ -121,7 +142,7 @@ func (n *node) dots() []drawn {
 	if _, parent := n.Parent(); parent != nil {
 		above = parent.StableAttr().Ino
 	}
-	return []drawn{{fs.Entry{Name: ".", Ino: self, Dir: true}, nil}, {fs.Entry{Name: "..", Ino: above, Dir: true}, nil}}
+	return []drawn{{fs.Entry{Name: ".", Ino: self, Type: syscall.S_IFDIR}, nil}, {fs.Entry{Name: "..", Ino: above, Type: syscall.S_IFDIR}, nil}}
 }
 
 // detach keeps of a request's context who asked. go-fuse uses the rest again for other requests.
@@ -153,18 +174,13 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 		return nil, midway(l.n.fail("list", "", err))
 	}
 	if !ok {
+		if err == nil {
+			l.n.setListed()
+		}
 		return nil, 0
 	}
 	l.given = true
-	return dirEntry(e), 0
-}
-
-func dirEntry(e fs.Entry) *fuse.DirEntry {
-	mode := uint32(syscall.S_IFREG)
-	if e.Dir {
-		mode = syscall.S_IFDIR
-	}
-	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: mode}
+	return &fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Type}, 0
 }
 
 // midway is the errno of a listing that breaks off, which must not look like its end.
@@ -178,7 +194,7 @@ func midway(e syscall.Errno) syscall.Errno {
 // Seekdir goes to the entry after the first off: back to the start and forward again, as rewinddir(3) mostly wants.
 func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	l.end()
-	l.start(ctx)
+	l.batches, l.err = nil, nil
 	l.pending = l.n.dots()
 	for range off {
 		_, ok, err := l.next(ctx)
@@ -192,8 +208,11 @@ func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	return 0
 }
 
-// end stops the drawing and waits for its end.
+// end stops the drawing, if it has begun, and waits for its end.
 func (l *listing) end() {
+	if l.batches == nil {
+		return
+	}
 	l.cancel()
 	for range l.batches {
 	}

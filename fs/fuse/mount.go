@@ -42,7 +42,7 @@ const maxRequest = 512 << 10
 // fusermount3.
 func Mount(tree *fs.Tree, mountpoint string, o Options) (*Server, error) {
 	m := &mount{tree: tree, log: o.Log, readOnly: o.ReadOnly}
-	server, err := gofs.Mount(mountpoint, &node{n: tree.Root(), m: m}, m.options(o))
+	server, err := gofs.Mount(mountpoint, m.newNode(tree.Root(), fs.Attr{}), m.options(o))
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
@@ -55,7 +55,8 @@ func (s *Server) Wait() { s.server.Wait() }
 // Unmount takes the mount down. It fails with EBUSY while files are open or working directories inside it.
 func (s *Server) Unmount() error { return s.server.Unmount() }
 
-// options of the mount. go-fuse's own timeouts stay 0, since it puts them in the place of an entry's 0.
+// options of the mount. go-fuse's own timeouts stay 0, since it puts them in the place of an entry's 0, but that of missing names,
+// which has no other place. It is not to change owners and modes.
 func (m *mount) options(o Options) *gofs.Options {
 	opts := split(o.Options)
 	if o.ReadOnly {
@@ -71,15 +72,17 @@ func (m *mount) options(o Options) *gofs.Options {
 		MaxBackground:      64,
 		DisableReadDirPlus: true, // it would look every entry up, and a lookup can cost a request
 		// What is still on its way is not kept in the page cache, but can be mapped all the same.
-		ExtraCapabilities: fuse.CAP_DIRECT_IO_ALLOW_MMAP,
-		DirectMountStrict: isRoot,
-		Logger:            slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		ExtraCapabilities:    fuse.CAP_DIRECT_IO_ALLOW_MMAP,
+		EnableSymlinkCaching: true, // the only links are those in layers
+		DirectMountStrict:    isRoot,
+		Logger:               slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	if isRoot {
 		mo.DirectMountFlags, opts = mountFlags(opts)
 	}
 	mo.Options = slices.DeleteFunc(opts, func(s string) bool { return s == "allow_other" })
-	return &gofs.Options{MountOptions: mo, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), RootStableAttr: &gofs.StableAttr{Ino: 1}}
+	missing := forever
+	return &gofs.Options{MountOptions: mo, NegativeTimeout: &missing, NullPermissions: true, RootStableAttr: &gofs.StableAttr{Ino: 1}}
 }
 
 // split takes apart options as mount(8) writes them, with commas.

@@ -40,9 +40,18 @@ type node struct {
 
 	// The kernel wants all handles of an inode to be of one kind, through the daemon or past it, until the last is released.
 	mu    sync.Mutex
-	plain int
+	plain int32
 	// unverified: the page cache may hold bytes that were never verified.
 	unverified bool
+	// listed: the folder was listed to its end.
+	listed bool
+	// volatile and sealed are as in the node's fs.Attr.
+	volatile, sealed bool
+}
+
+// newNode shows a Node whose attributes are given.
+func (m *mount) newNode(n fs.Node, attr fs.Attr) *node {
+	return &node{n: n, m: m, volatile: attr.Volatile, sealed: attr.Sealed}
 }
 
 var (
@@ -51,6 +60,7 @@ var (
 	_ gofs.NodeAccesser       = (*node)(nil)
 	_ gofs.NodeOpendirHandler = (*node)(nil)
 	_ gofs.NodeOpener         = (*node)(nil)
+	_ gofs.NodeReadlinker     = (*node)(nil)
 	_ gofs.NodeGetxattrer     = (*node)(nil)
 	_ gofs.NodeListxattrer    = (*node)(nil)
 	_ gofs.NodeStatfser       = (*node)(nil)
@@ -88,12 +98,23 @@ func (n *node) report(operation, name string, err error) {
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	child, attr, err := n.lookup(caller(ctx), name)
 	if err != nil {
+		if !n.sealed {
+			out.SetEntryTimeout(askAgain)
+		}
 		return nil, n.fail("lookup", name, err)
 	}
 	fill(&out.Attr, attr)
-	out.SetAttrTimeout(keep(attr.Fixed || attr.Dir))
-	out.SetEntryTimeout(keep(!n.volatile(ctx)))
-	return n.NewInode(ctx, &node{n: child, m: n.m}, gofs.StableAttr{Ino: attr.Ino, Mode: out.Mode & syscall.S_IFMT}), 0
+	out.SetAttrTimeout(keep(attr.Fixed || attr.IsDir()))
+	out.SetEntryTimeout(keep(!n.volatile))
+	return n.newInode(ctx, child, attr), 0
+}
+
+// askAgain marks a name that is missing as one to ask for again. All others that are missing, those without a time, are kept
+// as go-fuse's NegativeTimeout says.
+const askAgain = 1
+
+func (n *node) newInode(ctx context.Context, child fs.Node, attr fs.Attr) *gofs.Inode {
+	return n.NewInode(ctx, n.m.newNode(child, attr), gofs.StableAttr{Ino: attr.Ino, Mode: attr.Mode & syscall.S_IFMT})
 }
 
 func (n *node) lookup(ctx context.Context, name string) (fs.Node, fs.Attr, error) {
@@ -103,12 +124,6 @@ func (n *node) lookup(ctx context.Context, name string) (fs.Node, fs.Attr, error
 	}
 	attr, err := child.Attr(ctx)
 	return child, attr, err
-}
-
-// volatile tells whether the kernel must ask again for every name in this folder. A folder's own attributes send nothing.
-func (n *node) volatile(ctx context.Context) bool {
-	attr, err := n.n.Attr(ctx)
-	return err != nil || attr.Volatile
 }
 
 func keep(fixed bool) time.Duration {
@@ -122,24 +137,14 @@ func keep(fixed bool) time.Duration {
 // written.
 const blockSize = 256 << 10
 
-// fill writes attributes. All is readable; what can't be written to says so. Times are 0 but for what is staged, since a time that
-// changed would make rsync send all again. A folder has one link, which tells find and its like not to count subfolders by it; a shared
-// file two, whatever the number, so that du and tar take it once.
+// fill writes attributes. Times are 0 but for what is staged and what is in layers, since a time that changed would make rsync send
+// all again. A folder has one link, which tells find and its like not to count subfolders by it.
 func fill(out *fuse.Attr, a fs.Attr) {
-	out.Ino, out.Nlink, out.Size = a.Ino, 1, uint64(a.Size)
-	out.Mode = syscall.S_IFREG | 0o444
-	switch {
-	case a.Dir:
-		out.Mode = syscall.S_IFDIR | 0o555
-	case a.Link:
-		out.Mode = syscall.S_IFLNK | 0o777
+	out.Ino, out.Mode, out.Size, out.Nlink = a.Ino, a.Mode, uint64(a.Size), 1
+	if !a.IsDir() {
+		out.Nlink = max(a.Links, 1)
 	}
-	if a.Mode != 0 {
-		out.Mode = out.Mode&syscall.S_IFMT | a.Mode&0o7777
-	}
-	if a.Shared {
-		out.Nlink = 2
-	}
+	out.Rdev = device(a.Major, a.Minor)
 	out.Uid, out.Gid = uint32(os.Getuid()), uint32(os.Getgid())
 	if a.Owned {
 		out.Uid, out.Gid = a.UID, a.GID
@@ -148,6 +153,11 @@ func fill(out *fuse.Attr, a fs.Attr) {
 	setTime(&out.Mtime, &out.Mtimensec, a.Mtime)
 	setTime(&out.Ctime, &out.Ctimensec, a.Mtime)
 	out.Blksize, out.Blocks = blockSize, (out.Size+511)/512
+}
+
+// device is the number of a device as the kernel writes it in 32 bits: 12 of the major number, 20 of the minor.
+func device(major, minor uint32) uint32 {
+	return minor&0xff | major&0xfff<<8 | minor&0xfff00<<12
 }
 
 func setTime(sec *uint64, nsec *uint32, t time.Time) {
@@ -162,20 +172,34 @@ func (n *node) Getattr(ctx context.Context, _ gofs.FileHandle, out *fuse.AttrOut
 		return n.fail("stat", "", err)
 	}
 	fill(&out.Attr, attr)
-	out.SetTimeout(keep(attr.Fixed || attr.Dir))
+	out.SetTimeout(keep(attr.Fixed || attr.IsDir()))
 	return 0
 }
 
-// Access lets everyone read, who was let into the mount, and those write who may.
+// Access lets everyone read, who was let into the mount, and those write who may. What nobody may execute the kernel executes for
+// nobody.
 func (n *node) Access(ctx context.Context, mask uint32) syscall.Errno {
 	if mask&accessWrite != 0 && !mayWrite(ctx) {
+		return syscall.EACCES
+	}
+	if mask&accessExecute == 0 || n.IsDir() {
+		return 0
+	}
+	attr, err := n.n.Attr(caller(ctx))
+	if err != nil {
+		return n.fail("access", "", err)
+	}
+	if attr.Mode&0o111 == 0 {
 		return syscall.EACCES
 	}
 	return 0
 }
 
-// accessWrite is access(2)'s W_OK.
-const accessWrite = 2
+// access(2)'s X_OK and W_OK.
+const (
+	accessExecute = 1
+	accessWrite   = 2
+)
 
 // Statfs answers without numbers of blocks: nobody knows how large all registries are.
 func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
@@ -183,16 +207,18 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 	return 0
 }
 
+func (n *node) Readlink(ctx context.Context) ([]byte, syscall.Errno) {
+	target, err := n.n.Readlink(caller(ctx))
+	if err != nil {
+		return nil, n.fail("readlink", "", err)
+	}
+	return []byte(target), 0
+}
+
 // noAttr is how a missing extended attribute is reported, which systems call by different names.
 const noAttr = syscall.Errno(fuse.ENOATTR)
 
-// xattrPrefix is that of all extended attributes there are. Others, which ls -l and cp ask for, cost nothing.
-const xattrPrefix = "user."
-
 func (n *node) Getxattr(ctx context.Context, name string, dest []byte) (uint32, syscall.Errno) {
-	if !strings.HasPrefix(name, xattrPrefix) {
-		return 0, noAttr
-	}
 	value, err := n.n.Xattr(caller(ctx), name)
 	if e := errno(err); e == syscall.ENOENT {
 		return 0, noAttr
@@ -202,9 +228,19 @@ func (n *node) Getxattr(ctx context.Context, name string, dest []byte) (uint32, 
 	return give(dest, value)
 }
 
-func (n *node) Listxattr(_ context.Context, dest []byte) (uint32, syscall.Errno) {
+// Listxattr leaves out the names that only root may read, for all others, as other file systems do.
+func (n *node) Listxattr(ctx context.Context, dest []byte) (uint32, syscall.Errno) {
+	names, err := n.n.XattrNames(caller(ctx))
+	if err != nil {
+		return 0, n.fail("listxattr", "", err)
+	}
+	c, known := fuse.FromContext(ctx)
+	isRoot := known && c.Uid == 0
 	var all strings.Builder
-	for _, name := range n.n.XattrNames() {
+	for _, name := range names {
+		if strings.HasPrefix(name, "trusted.") && !isRoot {
+			continue
+		}
 		if all.Len()+len(name)+1 > maxXattrList {
 			break
 		}

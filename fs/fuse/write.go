@@ -31,7 +31,6 @@ var (
 	_ gofs.NodeRemovexattrer  = (*node)(nil)
 	_ gofs.NodeFsyncer        = (*node)(nil)
 	_ gofs.NodeCopyFileRanger = (*node)(nil)
-	_ gofs.NodeReadlinker     = (*node)(nil)
 	_ gofs.FileFsyncdirer     = (*listing)(nil)
 )
 
@@ -65,7 +64,7 @@ func (n *node) made(ctx context.Context, child fs.Node, out *fuse.EntryOut) (*go
 		return nil, err
 	}
 	fill(&out.Attr, attr)
-	return n.NewInode(ctx, &node{n: child, m: n.m}, gofs.StableAttr{Ino: attr.Ino, Mode: out.Mode & syscall.S_IFMT}), nil
+	return n.newInode(ctx, child, attr), nil
 }
 
 func (n *node) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (inode *gofs.Inode, e syscall.Errno) {
@@ -125,9 +124,6 @@ func (n *node) Symlink(ctx context.Context, target, name string, out *fuse.Entry
 	})
 	return inode, e
 }
-
-// Readlink has nothing to read: what was made by symlink(2) is a folder when it is looked up.
-func (n *node) Readlink(context.Context) ([]byte, syscall.Errno) { return nil, syscall.EINVAL }
 
 func (n *node) Unlink(ctx context.Context, name string) syscall.Errno {
 	return n.change(ctx, "unlink", name, func(ctx context.Context) error { return n.n.Unlink(ctx, name) })
