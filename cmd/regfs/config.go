@@ -16,6 +16,7 @@ import (
 
 	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layer"
 )
 
 // config is what a mount was asked for.
@@ -34,6 +35,7 @@ type config struct {
 	cacheSize int64
 	tagTTL    time.Duration
 	platform  image.Platform
+	whiteouts layer.Whiteouts
 	timeout   time.Duration
 	offline   bool
 	insecure  []string
@@ -49,7 +51,7 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&c.allowOther, "allow-other", false, "let other users in")
 	f.BoolVar(&c.readOnly, "read-only", false, "refuse all writing")
 	f.BoolVar(&c.allowDelete, "allow-delete", false, "let rmdir and mv delete tags, and rmdir manifests")
-	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, nosuid, …", c.setOptions)
+	f.FuncP("option", "o", "mount `option`s, separated by commas: ro, allow_other, noatime, noexec, …;\nsuid and dev, for root alone, let programs and devices in layers be what they are there", c.setOptions)
 
 	f.StringVar(&c.stageDir, "stage-dir", "", "keep what is written, until it is pushed, in this `folder`, for this mount alone\n(default "+helpPlace(stagePlace)+"/stage/MOUNTPOINT)")
 	c.addCacheFlags(f)
@@ -57,6 +59,7 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
 
 	c.addPlatformFlag(f, "show multi-platform images for this")
+	f.Func("whiteouts", "show what a layer removes, in layers/NN/tree, as `names` (.wh.NAME, the default) or as\noverlay (character devices 0/0), which overlayfs understands", c.setWhiteouts)
 	c.addRegistryFlags(f)
 
 	f.StringVar(&c.logFile, "log-file", "", "log to this `file`, in the background (default "+helpPlace(logPlace)+"/MOUNTPOINT.log)")
@@ -123,6 +126,28 @@ func (c *config) setLogLevel(name string) error {
 		return fmt.Errorf("%q is none of debug, info, warn and error", name)
 	}
 	return nil
+}
+
+// whiteouts are the values of --whiteouts.
+var whiteouts = map[string]layer.Whiteouts{"names": layer.AsNames, "overlay": layer.AsOverlay}
+
+func (c *config) setWhiteouts(s string) error {
+	w, ok := whiteouts[s]
+	if !ok {
+		return fmt.Errorf("%q is neither names nor overlay", s)
+	}
+	c.whiteouts = w
+	return nil
+}
+
+// whiteoutsName is the value of --whiteouts that is in effect.
+func (c *config) whiteoutsName() string {
+	for name, w := range whiteouts {
+		if w == c.whiteouts {
+			return name
+		}
+	}
+	return ""
 }
 
 func (c *config) setPlatform(s string) error {

@@ -27,7 +27,7 @@ func (c *config) describe() map[string]any {
 		"allow-other": c.allowOther, "read-only": c.readOnly, "option": append([]string{}, c.options...),
 		"stage-dir": c.stageDir, "allow-delete": c.allowDelete,
 		"cache-dir": c.cacheDir, "cache-size": c.cacheSize, "tag-ttl": c.tagTTL.String(), "offline": c.offline,
-		"platform": platformName(c.platform), "insecure": append([]string{}, c.insecure...), "timeout": c.timeout.String(),
+		"platform": platformName(c.platform), "whiteouts": c.whiteoutsName(), "insecure": append([]string{}, c.insecure...), "timeout": c.timeout.String(),
 		"log-file": c.logFile, "log-level": c.logLevel.String(),
 	}
 }

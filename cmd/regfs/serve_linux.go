@@ -18,6 +18,8 @@ import (
 	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/fs/fuse"
 	"github.com/regfs/regfs/fs/stage"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layer"
 	"github.com/regfs/regfs/registry"
 )
 
@@ -91,6 +93,7 @@ func redirect(name string) error {
 type service struct {
 	store  *cache.Cache
 	client *registry.Client
+	layers *layer.Layers
 	staged *stage.Store // nil for a mount that nobody writes to
 	tree   *fs.Tree
 }
@@ -105,12 +108,17 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 	counts := newMetrics(store)
 	s := &service{store: store, client: c.newClient(counts.count)}
 	host := store.Through(s.client.Host)
+	s.layers = layer.New(layer.Options{Store: store, Blobs: store, Report: func(d image.Descriptor, problem string) {
+		if s.tree.ReportLayer(d, problem) {
+			log.Warn("layer", "digest", d.Digest, "problem", problem)
+		}
+	}})
 	if !c.readOnly {
 		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
 	}
 	s.tree = fs.New(fs.Options{
-		Host: host, Hosts: store.Hosts, Blobs: store, Platform: c.platform, TagTTL: c.tagTTL, Stage: s.staged, AllowDelete: c.allowDelete,
-		Control: controlFiles(c, store, counts),
+		Host: host, Hosts: store.Hosts, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
+		Stage: s.staged, AllowDelete: c.allowDelete, Control: controlFiles(c, store, counts),
 	})
 	if err != nil {
 		s.close()
@@ -125,6 +133,7 @@ func (s *service) close() {
 	if s.staged != nil {
 		_ = s.staged.Close()
 	}
+	_ = s.layers.Close()
 	_ = s.client.Close()
 	_ = s.store.Close()
 }

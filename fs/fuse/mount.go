@@ -42,8 +42,14 @@ const maxRequest = 512 << 10
 // fusermount3.
 func Mount(tree *fs.Tree, mountpoint string, o Options) (*Server, error) {
 	m := &mount{tree: tree, log: o.Log, readOnly: o.ReadOnly}
-	server, err := gofs.Mount(mountpoint, m.newNode(tree.Root(), fs.Attr{}), m.options(o))
+	options := m.options(o)
+	raw := newKnown(gofs.NewNodeFS(m.newNode(tree.Root(), fs.Attr{}), options))
+	server, err := fuse.NewServer(raw, mountpoint, &options.MountOptions)
 	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	go server.Serve() // until Wait returns
+	if err := server.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
 	return &Server{server}, nil

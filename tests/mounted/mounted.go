@@ -19,6 +19,7 @@ import (
 	"github.com/regfs/regfs/fs/fuse"
 	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layer"
 	"github.com/regfs/regfs/registry"
 )
 
@@ -38,6 +39,10 @@ type Options struct {
 	StageDir string
 	// AllowDelete lets tags be deleted, ReadOnly lets nobody write.
 	AllowDelete, ReadOnly bool
+	// Whiteouts is how layers' trees show what they remove.
+	Whiteouts layer.Whiteouts
+	// MountOptions are those of mount(8)'s -o.
+	MountOptions []string
 	// AllowOther lets other users look.
 	AllowOther bool
 	// Silence is after how long an unfinished push is told of; 0 is the default.
@@ -85,11 +90,13 @@ func New(t testing.TB, o Options) *Mount {
 			t.Fatal(err)
 		}
 	}
-	tree := fs.New(fs.Options{
-		Host: host, Hosts: c.Hosts, Blobs: c, Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL,
-		Stage: m.Stage, AllowDelete: o.AllowDelete,
+	var tree *fs.Tree
+	layers := layer.New(layer.Options{Store: c, Blobs: c, Report: func(d image.Descriptor, problem string) { tree.ReportLayer(d, problem) }})
+	tree = fs.New(fs.Options{
+		Host: host, Hosts: c.Hosts, Blobs: c, Layers: layers, Whiteouts: o.Whiteouts,
+		Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL, Stage: m.Stage, AllowDelete: o.AllowDelete,
 	})
-	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, Log: log})
+	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, Options: o.MountOptions, AllowOther: o.AllowOther, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +109,7 @@ func New(t testing.TB, o Options) *Mount {
 			m.Stage.Close()
 		}
 		tree.Close()
+		layers.Close()
 		c.Close()
 		client.Close()
 	})
