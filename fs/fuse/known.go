@@ -3,45 +3,53 @@
 package fuse
 
 import (
+	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// known is a file system that the kernel, and so go-fuse, knows a bounded number of inodes of, beside those in use. The kernel
-// forgets an inode with the last use of a name that is not to be kept. Of too many names the next are not, and cost a lookup each
-// time: one million files would take half a gigabyte here.
+// known is a file system that has the kernel let go of inodes when there are too many: each that the kernel remembers takes half a
+// kilobyte here, and a tree can have millions. The oldest that nobody uses go. It takes Linux 6.18; an older kernel lets go only
+// of what it needs the memory of.
 type known struct {
 	fuse.RawFileSystem
+	server *fuse.Server
+
 	mu sync.Mutex
 	// lookups are how often the kernel was told of an inode and has not forgotten it yet.
 	lookups map[uint64]uint64
+	// order is that in which inodes came to be known. Those that are known no more are left out when it is their turn.
+	order []uint64
+	// fresh is how many came since the last prune began.
+	fresh int
+	// stuck: the kernel can't do it.
+	stuck bool
 }
 
-// How many inodes there may be for a name of a file to be kept, and for that of a folder, of which there are fewer and each
-// has more behind it. One takes half a kilobyte.
+// How many inodes the kernel may know before it is asked to let go of some, for how many new ones it is asked again, and how many
+// are named at once.
 const (
-	maxFiles   = 50_000
-	maxFolders = 100_000
+	maxKnown   = 80_000
+	pruneEach  = 16_000
+	pruneBatch = 512
 )
 
 func newKnown(inner fuse.RawFileSystem) *known {
 	return &known{RawFileSystem: inner, lookups: map[uint64]uint64{}}
 }
 
-// Lookup implements fuse.RawFileSystem. Inodes that come otherwise, by creating files, are few.
+// Init implements fuse.RawFileSystem.
+func (k *known) Init(server *fuse.Server) {
+	k.server = server
+	k.RawFileSystem.Init(server)
+}
+
+// Lookup implements fuse.RawFileSystem. Inodes that come otherwise, by making files, are few.
 func (k *known) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	status := k.RawFileSystem.Lookup(cancel, header, name, out)
-	if !status.Ok() || out.NodeId == 0 {
-		return status
-	}
-	limit := maxFiles
-	if out.Mode&syscall.S_IFMT == syscall.S_IFDIR {
-		limit = maxFolders
-	}
-	if k.add(out.NodeId) > limit {
-		out.SetEntryTimeout(0)
+	if status.Ok() && out.NodeId != 0 && k.add(out.NodeId) {
+		go k.prune()
 	}
 	return status
 }
@@ -52,12 +60,24 @@ func (k *known) Forget(id, lookups uint64) {
 	k.RawFileSystem.Forget(id, lookups)
 }
 
-// add counts a lookup, and tells how many inodes there are.
-func (k *known) add(id uint64) int {
+// add counts a lookup, and tells whether it is time to prune.
+func (k *known) add(id uint64) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lookups[id]++
-	return len(k.lookups)
+	if k.lookups[id] > 1 || k.stuck {
+		return false
+	}
+	if len(k.order) >= 2*maxKnown {
+		k.order = slices.DeleteFunc(k.order, func(id uint64) bool { return k.lookups[id] == 0 })
+	}
+	k.order = append(k.order, id)
+	k.fresh++
+	if len(k.lookups) <= maxKnown || k.fresh < pruneEach {
+		return false
+	}
+	k.fresh = 0
+	return true
 }
 
 func (k *known) remove(id, lookups uint64) {
@@ -68,4 +88,31 @@ func (k *known) remove(id, lookups uint64) {
 	} else {
 		delete(k.lookups, id)
 	}
+}
+
+// prune asks the kernel to let go of the oldest inodes, as many as are new. No request waits for it. Those in use stay, as the youngest.
+func (k *known) prune() {
+	for asked := 0; asked < pruneEach; asked += pruneBatch {
+		if !k.server.PruneNotify(k.oldest()).Ok() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.stuck, k.order = true, nil
+			return
+		}
+	}
+}
+
+// oldest are the next inodes to let go of.
+func (k *known) oldest() []uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var ids []uint64
+	for len(ids) < pruneBatch && len(k.order) > 0 {
+		if id := k.order[0]; k.lookups[id] > 0 {
+			ids = append(ids, id)
+		}
+		k.order = k.order[1:]
+	}
+	k.order = append(k.order, ids...)
+	return ids
 }
