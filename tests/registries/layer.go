@@ -67,3 +67,36 @@ func LayerOf(t TB, raw []byte) v1.Layer {
 	}
 	return layer
 }
+
+// TarEntry is an entry of a layer's tar. Its header is written as it is, but for the size, which is the content's, and the type: 0 is
+// a regular file.
+type TarEntry struct {
+	tar.Header
+	Content string
+}
+
+// TarLayer is a gzipped tar of entries, in the order given.
+func TarLayer(t TB, entries ...TarEntry) v1.Layer {
+	t.Helper()
+	var buf bytes.Buffer
+	zip := gzip.NewWriter(&buf)
+	w := tar.NewWriter(zip)
+	for _, e := range entries {
+		header := e.Header
+		header.Format, header.Size = tar.FormatPAX, int64(len(e.Content))
+		err := w.WriteHeader(&header)
+		if err == nil {
+			_, err = io.WriteString(w, e.Content)
+		}
+		if err != nil {
+			t.Fatalf("layer: %s: %v", e.Name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatalf("layer: %v", err)
+	}
+	if err := zip.Close(); err != nil {
+		t.Fatalf("layer: %v", err)
+	}
+	return LayerOf(t, buf.Bytes())
+}
