@@ -137,8 +137,8 @@ func headless(entries ...ent) []byte {
 	return b
 }
 
-// node is a file of a tree, in words.
-type node struct {
+// testNode is a file of a tree, in words.
+type testNode struct {
 	path    string
 	info    Info
 	xattrs  map[string]string
@@ -146,7 +146,7 @@ type node struct {
 }
 
 // String is all that a test wants to know: what is usual is left out.
-func (n node) String(first map[uint64]string) string {
+func (n testNode) String(first map[uint64]string) string {
 	i := n.info
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %c%o", n.path, kindLetter(i.Mode), i.Mode&0o7777)
@@ -193,7 +193,7 @@ func kindLetter(mode uint32) byte {
 }
 
 // listing is a tree in words, in its order.
-func listing(nodes []node) (lines []string) {
+func listing(nodes []testNode) (lines []string) {
 	first := map[uint64]string{}
 	for _, n := range nodes {
 		if _, ok := first[n.info.Ino]; !ok {
@@ -205,7 +205,7 @@ func listing(nodes []node) (lines []string) {
 }
 
 // walkAll reads all of a tree.
-func walkAll(ctx context.Context, f files) (nodes []node, err error) {
+func walkAll(ctx context.Context, f files) (nodes []testNode, err error) {
 	var visit func(path string, ino inode) error
 	visit = func(path string, ino inode) error {
 		n, err := readNode(ctx, f, path, ino)
@@ -238,8 +238,8 @@ func walkAll(ctx context.Context, f files) (nodes []node, err error) {
 	return nodes, visit(".", f.root())
 }
 
-func readNode(ctx context.Context, f files, path string, ino inode) (node, error) {
-	n := node{path: path}
+func readNode(ctx context.Context, f files, path string, ino inode) (testNode, error) {
+	n := testNode{path: path}
 	var err error
 	if n.info, err = f.stat(ino); err != nil {
 		return n, err
@@ -260,7 +260,7 @@ func readNode(ctx context.Context, f files, path string, ino inode) (node, error
 func isInvalid(err error) bool { return errors.Is(err, image.ErrInvalid) }
 
 // tree is what Layers show of a blob.
-func (p *place) tree(t testing.TB, blob []byte) ([]node, error) {
+func (p *place) tree(t testing.TB, blob []byte) ([]testNode, error) {
 	t.Helper()
 	f, err := p.Layers.open(t.Context(), p.blobs, p.add(blob))
 	if err != nil {

@@ -31,9 +31,9 @@ func TestOnlyNeededLayersAreOpened(t *testing.T) {
 		"a file in what is below that":      {stat(t, "dir/middle"), []int{1, 2}},
 		"a file at the bottom":              {stat(t, "dir/low"), []int{0, 1, 2}},
 		"no file":                           {look(t, "dir/nothing"), []int{0, 1, 2}},
-		"all of a folder":                   {listing(t, "dir"), []int{0, 1, 2}},
-		"all of one made anew":              {listing(t, "new"), []int{2}},
-		"all of one that a lower one hides": {listing(t, "opaque"), []int{1, 2}},
+		"all of a folder":                   {namesIn(t, "dir"), []int{0, 1, 2}},
+		"all of one made anew":              {namesIn(t, "new"), []int{2}},
+		"all of one that a lower one hides": {namesIn(t, "opaque"), []int{1, 2}},
 		"no file in one":                    {look(t, "opaque/nothing"), []int{1, 2}},
 		"the root":                          {stat(t, ""), []int{0, 1, 2}},
 		"a hard link":                       {look(t, "link"), []int{0, 1, 2}},
@@ -80,7 +80,7 @@ func read(t *testing.T, path string) func(File) error {
 	return on(t, path, func(f File) error { _, err := f.ReadAt(t.Context(), make([]byte, 1), 0); return err })
 }
 
-func listing(t *testing.T, path string) func(File) error {
+func namesIn(t *testing.T, path string) func(File) error {
 	return on(t, path, func(f File) (last error) {
 		for _, err := range f.List(t.Context()) {
 			if last != nil {
@@ -96,7 +96,7 @@ func listing(t *testing.T, path string) func(File) error {
 func everyUse(t *testing.T, f File, want error) {
 	t.Helper()
 	for name, use := range map[string]func(File) error{
-		"stat": stat(t, ""), "xattrs": attributes(t, ""), "lookup": look(t, "a"), "list": listing(t, ""),
+		"stat": stat(t, ""), "xattrs": attributes(t, ""), "lookup": look(t, "a"), "list": namesIn(t, ""),
 	} {
 		if err := use(f); !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
@@ -117,7 +117,7 @@ func (s *stack) breakLayer(n int, missing bool) (want error) {
 func TestBrokenLayer(t *testing.T) {
 	layers := [][]string{{"./", "a", "b/", "b/c", "l"}, {"./", "b/", "b/d", "e", "m => l"}, {"./", "b/", "b/f", "g", ".wh.h"}}
 	uses := map[string]func(File) error{
-		"stat of the root": stat(t, ""), "list of the root": listing(t, ""), "stat of b": stat(t, "b"), "list of b": listing(t, "b"),
+		"stat of the root": stat(t, ""), "list of the root": namesIn(t, ""), "stat of b": stat(t, "b"), "list of b": namesIn(t, "b"),
 		"a": stat(t, "a"), "b/c": read(t, "b/c"), "b/d": read(t, "b/d"), "b/f": read(t, "b/f"), "e": stat(t, "e"), "g": stat(t, "g"),
 		"h": look(t, "h"), "m": look(t, "m"),
 	}

@@ -211,6 +211,9 @@ func newRecord(h *tar.Header, data int64) (record, error) {
 		mode: kind | uint16(h.Mode&0o7777), uid: uint32(h.Uid), gid: uint32(h.Gid), mtime: h.ModTime, size: h.Size, data: data,
 		major: uint32(h.Devmajor), minor: uint32(h.Devminor), target: h.Linkname, xattrs: xattrs(h),
 	}
+	if kind == unix.S_IFLNK {
+		r.mode = kind | 0o777 // Linux knows no other permissions of symbolic links
+	}
 	size := 0
 	for name, value := range r.xattrs {
 		size += len(name) + len(value)

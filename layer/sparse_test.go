@@ -120,7 +120,7 @@ func TestPacked(t *testing.T) {
 }
 
 // compareReads reads a file at random places.
-func compareReads(t *testing.T, p *place, blob []byte, n node, name string) {
+func compareReads(t *testing.T, p *place, blob []byte, n testNode, name string) {
 	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {

@@ -52,7 +52,7 @@ func compareUnpacked(t *testing.T, dir string, blob []byte, looseTimes bool) {
 }
 
 // readUnpacked reads a folder as a tree.
-func readUnpacked(t *testing.T, dir string) (nodes []node) {
+func readUnpacked(t *testing.T, dir string) (nodes []testNode) {
 	t.Helper()
 	var visit func(path string)
 	visit = func(path string) {
@@ -80,7 +80,7 @@ func readUnpacked(t *testing.T, dir string) (nodes []node) {
 	return nodes
 }
 
-func readFile(t *testing.T, name string) (n node) {
+func readFile(t *testing.T, name string) (n testNode) {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Lstat(name, &st); err != nil {

@@ -1,0 +1,49 @@
+package layer
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// gz compresses each part as a gzip member.
+func gz(t testing.TB, parts ...[]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for _, p := range parts {
+		w := gzip.NewWriter(&b)
+		_, err := w.Write(p)
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	return b.Bytes()
+}
+
+// zs compresses each part as a zstd frame.
+func zs(t testing.TB, parts ...[]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for _, p := range parts {
+		w, err := zstd.NewWriter(&b)
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		_, err = w.Write(p)
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	return b.Bytes()
+}
+
+// chunks cuts b into parts of n bytes and a rest.
+func chunks(b []byte, n int) (all [][]byte) {
+	for len(b) > n {
+		all, b = append(all, b[:n]), b[n:]
+	}
+	return append(all, b)
+}
