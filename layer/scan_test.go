@@ -33,7 +33,7 @@ var tarTests = map[string]tarTest{
 	"v7": {
 		blob: archive(ent{name: "./", typ: v7, magic: oldMagic, mode: 0o755}, ent{name: "d/", typ: v7, magic: oldMagic, mode: 0o700}, ent{name: "d/a", typ: v7, magic: oldMagic, body: "old"},
 			ent{name: "l", typ: '2', magic: oldMagic, link: "d/a"}, ent{name: "h", typ: '1', magic: oldMagic, link: "d/a"}),
-		want: []string{`. d755`, `d d700`, `d/a f644 "old" 2`, `h f644 "old" 2=d/a`, `l l644 -> "d/a"`},
+		want: []string{`. d755`, `d d700`, `d/a f644 "old" 2`, `h f644 "old" 2=d/a`, `l l777 -> "d/a"`},
 	},
 	"the type 0 byte": {
 		blob: archive(root, ent{name: "a", typ: v7, body: "x"}, ent{name: "b", typ: '7', body: "contiguous"}),
@@ -185,13 +185,13 @@ var tarTests = map[string]tarTest{
 	},
 	"symbolic links in a circle": {
 		blob:     archive(root, ent{name: "a", typ: '2', link: "a"}, ent{name: "a/x"}, ent{name: "b", typ: '2', link: "c"}, ent{name: "c", typ: '2', link: "b"}, ent{name: "b/x"}, ent{name: "e", typ: '2', link: "e/e"}, ent{name: "e/x"}),
-		want:     []string{`. d755`, `a l644 -> "a"`, `b l644 -> "c"`, `c l644 -> "b"`, `e l644 -> "e/e"`},
+		want:     []string{`. d755`, `a l777 -> "a"`, `b l644 -> "c"`, `c l644 -> "b"`, `e l644 -> "e/e"`},
 		problems: []string{`"a/x" is left out: too many symbolic links above it`, `"b/x" is left out: too many symbolic links above it`, `"e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/e/x" is left out: too many symbolic links above it`},
 		differs:  "it fails",
 	},
 	"symbolic links to nowhere": {
 		blob:     archive(root, ent{name: "a", typ: '2', link: "\n/"}, ent{name: "b", typ: '2', mode: 0o777}, ent{name: "c", typ: '2', link: "c", mode: 0o777}, ent{name: "d", typ: '2', link: "x", pax: map[string]string{"linkpath": strings.Repeat("y/", 2048)}}),
-		want:     []string{`. d755`, `a l644 -> "\n/"`, `c l777 -> "c"`},
+		want:     []string{`. d755`, `a l777 -> "\n/"`, `c l777 -> "c"`},
 		problems: []string{`"b" is left out: a symbolic link's target of 0 bytes, or with a NUL`, `"d" is left out: a symbolic link's target of 4096 bytes, or with a NUL`},
 		differs:  "it fails",
 	},
