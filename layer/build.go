@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,12 +130,29 @@ func (b *build) make() error {
 		return err
 	}
 	defer blob.Close()
-	file, err := scan(b.l.o.Store, &reader{ctx: b.ctx, blob: blob, moved: b.moved})
+	file, err := b.index(blob)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	return b.l.o.Store.PutIndex(b.name, file)
+}
+
+// index makes an index of the table of contents that the manifest vouches for, or else of the whole blob.
+func (b *build) index(blob image.Blob) (*os.File, error) {
+	var known []string
+	if v, ok := vouched(b.d.Annotations); ok {
+		file, err := tabulate(b.l.o.Store, &extracts{ctx: b.ctx, src: b.src, d: b.d, blob: blob}, v)
+		switch {
+		case err == nil:
+			return file, nil
+		case errors.Is(err, errTable):
+			known = []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
+		case !errors.Is(err, image.ErrUnsupported):
+			return nil, err
+		}
+	}
+	return scan(b.l.o.Store, &reader{ctx: b.ctx, blob: blob, moved: b.moved}, known...)
 }
 
 // moved tells who wants to know how far it is.

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +11,14 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// A reader that goes from span to span gets more and more of them with one request: up to aheadSpans and aheadBytes.
+// With a span come those behind it that are not here: as much as comes in about the time that a request takes in any case, in bytes.
+// Spans can be as small as the smallest files. A reader that goes on from there gets twice as much each time, up to aheadBytes.
 const (
-	aheadSpans = 32
+	aheadMin   = 256 << 10
 	aheadBytes = 8 << 20
+	aheadSpans = 4096
+	// aheadGap is how much that nobody wants may be between two of them.
+	aheadGap = 64 << 10
 )
 
 // fetcher gets the spans of one blob from wherever they are: the blob, if it is here, or the spans that were fetched before, or
@@ -25,166 +28,210 @@ type fetcher struct {
 	blobs image.Blobs
 	name  string
 	x     *index
+	// spawn runs what goes on behind its caller.
+	spawn func(func()) error
 
 	mu sync.Mutex
 	// flying are spans that are being fetched.
 	flying map[int]chan struct{}
-	// next is the span behind the last that was fetched, and ahead how many that were.
-	next, ahead int
+	// next is the span behind the last run, which had so many bytes and ended there.
+	next     int
+	got, end int64
 }
 
-// packed are the verified bytes of a span in the blob, of a layer in src.
-func (f *fetcher) packed(ctx context.Context, src image.Source, d image.Descriptor, i int, s span) ([]byte, error) {
+// numbered is a span with its number.
+type numbered struct {
+	i int
+	span
+}
+
+// decoded is the content of a span of a layer in src. The index kept the window.
+func (f *fetcher) decoded(ctx context.Context, src image.Source, d image.Descriptor, s numbered, window []byte) (*decoded, error) {
 	blob, err := f.blobs.Open(ctx, src, d)
 	if err != nil {
 		return nil, err
 	}
 	defer blob.Close()
-	if file := blob.File(); file != nil {
-		return f.read(ctx, blob, s)
+	if blob.File() != nil {
+		return read(ctx, blob, s.span, window)
 	}
+	if err := f.claim(ctx, s.i); err != nil {
+		return nil, err
+	}
+	defer f.land(s.i)
 	spans, err := f.store.Spans(f.name)
 	if err != nil {
 		return nil, err
 	}
-	defer spans.Close()
-	for {
-		if b := kept(spans, s); b != nil {
-			return b, nil
-		}
-		n, wait := f.claim(i)
-		if wait == nil {
-			return f.fetch(ctx, src, d, blob, spans, i, n)
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	c, err := kept(spans, s.span, window), error(nil)
+	if c == nil {
+		c, err = f.fetch(ctx, src, d, spans, s, window)
+	} else {
+		spans.Close()
 	}
+	if errors.Is(err, image.ErrUnsupported) {
+		return read(ctx, blob, s.span, window)
+	}
+	return c, err
 }
 
 // read reads a span from the blob.
-func (f *fetcher) read(ctx context.Context, blob image.Blob, s span) ([]byte, error) {
+func read(ctx context.Context, blob image.Blob, s span, window []byte) (*decoded, error) {
 	b := make([]byte, s.clen)
 	if n, err := blob.ReadAt(ctx, b, s.coff); n < len(b) {
 		return nil, fmt.Errorf("span at %d: %w", s.coff, noEOF(err))
 	}
-	return b, s.check(b)
-}
-
-// check verifies the bytes of a span.
-func (s *span) check(b []byte) error {
-	if s.content {
-		_, err := newDecoded(*s, b, nil)
-		return err
-	}
-	if sha256.Sum256(b) != s.sum {
-		return fmt.Errorf("span at %d has another checksum: %w", s.coff, image.ErrDigest)
-	}
-	return nil
+	return newDecoded(s, b, window)
 }
 
 // kept is a span that was fetched before, or nil.
-func kept(spans *os.File, s span) []byte {
+func kept(spans *os.File, s span, window []byte) *decoded {
 	b := make([]byte, s.clen)
-	if _, err := spans.ReadAt(b, s.coff); err != nil || s.check(b) != nil {
+	if _, err := spans.ReadAt(b, s.coff); err != nil {
 		return nil
 	}
-	return b
+	c, err := newDecoded(s, b, window)
+	if err != nil {
+		return nil
+	}
+	return c
 }
 
-// claim takes the fetching of a span, and of some behind it, on, or says what to wait for if somebody is at it.
-func (f *fetcher) claim(i int) (n int, wait <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if flying, ok := f.flying[i]; ok {
-		return 0, flying
-	}
-	n = 1
-	if i == f.next {
-		n = min(2*f.ahead, aheadSpans)
-	}
-	landed := make(chan struct{})
-	for n = min(n, f.x.count(secSpans, spanSize)-i); n > 1 && f.isFlying(i, n); n-- {
-	}
-	for k := range n {
-		f.flying[i+k] = landed
-	}
-	f.next, f.ahead = i+n, n
-	return n, nil
+// seemsKept tells whether something is there where a span would be: it has holes elsewhere.
+func seemsKept(spans *os.File, s span) bool {
+	var b [8]byte
+	_, err := spans.ReadAt(b[:], s.coff)
+	return err == nil && b != [8]byte{}
 }
 
-func (f *fetcher) isFlying(i, n int) bool {
-	for k := range n {
-		if f.flying[i+k] != nil {
-			return true
+// claim takes the fetching of a span on, when nobody else is at it any more.
+func (f *fetcher) claim(ctx context.Context, i int) error {
+	for {
+		f.mu.Lock()
+		flying, ok := f.flying[i]
+		if !ok {
+			f.flying[i] = make(chan struct{})
+		}
+		f.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		select {
+		case <-flying:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	return false
 }
 
-func (f *fetcher) land(i, n int) {
+func (f *fetcher) land(i int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	close(f.flying[i])
-	for k := range n {
-		delete(f.flying, i+k)
-	}
+	delete(f.flying, i)
 }
 
-// fetch gets n spans from i on, keeps them, and returns the first. Spans that are not the blob's, and those that are too far away,
-// end them early.
-func (f *fetcher) fetch(ctx context.Context, src image.Source, d image.Descriptor, blob image.Blob, spans *os.File, i, n int) ([]byte, error) {
-	defer f.land(i, n)
-	var all []span
-	for k := range n {
-		s, err := f.x.spanAt(i + k)
+// ahead claims spans that are to be fetched with one, in the order of the blob, and says where the last one ends.
+func (f *fetcher) ahead(spans *os.File, s numbered) (more []numbered, end int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	want, last := int64(aheadMin), s
+	if s.i >= f.next && s.coff >= f.end && s.coff-f.end <= f.got {
+		want = min(max(aheadMin, 2*f.got), aheadBytes)
+	}
+	end = s.coff + int64(s.clen)
+	for i := s.i + 1; i < min(s.i+aheadSpans, f.x.count(secSpans, spanSize)); i++ {
+		next, err := f.x.spanAt(i)
 		if err != nil {
-			return nil, err
-		}
-		if k > 0 && (s.kind == spanKept || s.coff+int64(s.clen)-all[0].coff > aheadBytes) {
 			break
 		}
-		all = append(all, s)
+		if next.kind == spanKept || next.kind == spanZero {
+			continue
+		}
+		ends := next.coff + int64(next.clen)
+		if next.coff < last.coff || ends < end || ends-s.coff > want || next.coff-end > aheadGap {
+			break
+		}
+		if f.flying[i] == nil && !seemsKept(spans, next) {
+			f.flying[i] = make(chan struct{})
+			last, end = numbered{i, next}, ends
+			more = append(more, last)
+		}
 	}
-	last := all[len(all)-1]
-	r, err := src.FetchRange(ctx, d, all[0].coff, last.coff+int64(last.clen)-all[0].coff)
-	if errors.Is(err, image.ErrUnsupported) {
-		return f.read(ctx, blob, all[0])
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return keepAll(r, spans, all)
+	f.next, f.got, f.end = last.i+1, end-s.coff, end
+	return more, end
 }
 
-// keepAll reads spans in their order, verifies and keeps them. Two may share a byte, or have something between them.
-func keepAll(r io.Reader, spans *os.File, all []span) (first []byte, err error) {
-	at := all[0].coff
-	var b []byte
-	for k, s := range all {
-		next := make([]byte, s.clen)
-		shared := copy(next, b[len(b)-int(min(int64(len(b)), max(0, at-s.coff))):])
-		_, err := io.CopyN(io.Discard, r, max(0, s.coff-at))
-		if err == nil {
-			_, err = io.ReadFull(r, next[shared:])
+// fetch gets a span, and some behind it that are kept as they come. It closes spans.
+func (f *fetcher) fetch(ctx context.Context, src image.Source, d image.Descriptor, spans *os.File, s numbered, window []byte) (*decoded, error) {
+	more, end := f.ahead(spans, s)
+	rest := func() {
+		for _, s := range more {
+			f.land(s.i)
 		}
-		if err == nil {
-			err = s.check(next)
-		}
-		if err != nil && k > 0 {
-			return first, nil // whoever wants it will see
-		}
-		if err != nil {
-			return nil, noEOF(err)
-		}
-		// What can't be kept is fetched again.
-		_, _ = spans.WriteAt(next, s.coff)
-		if b, at = next, s.coff+int64(s.clen); k == 0 {
-			first = b
-		}
+		spans.Close()
 	}
-	return first, nil
+	r, err := src.FetchRange(ctx, d, s.coff, end-s.coff)
+	if err != nil {
+		rest()
+		return nil, err
+	}
+	q := &sequence{r: r, at: s.coff}
+	first, err := q.next(s.span)
+	var c *decoded
+	if err == nil {
+		c, err = newDecoded(s.span, first, window)
+	}
+	if err == nil {
+		// What can't be kept is fetched again.
+		_, _ = spans.WriteAt(first, s.coff)
+		err = f.spawn(func() {
+			defer r.Close()
+			f.keep(q, spans, more)
+		})
+	}
+	if err != nil {
+		r.Close()
+		rest()
+		return nil, err
+	}
+	return c, nil
+}
+
+// keep keeps spans as they come. Whoever reads them verifies them; those that do not come will be missed.
+func (f *fetcher) keep(q *sequence, spans *os.File, more []numbered) {
+	defer spans.Close()
+	var err error
+	for _, s := range more {
+		var b []byte
+		if err == nil {
+			b, err = q.next(s.span)
+		}
+		if err == nil {
+			_, _ = spans.WriteAt(b, s.coff)
+		}
+		f.land(s.i)
+	}
+}
+
+// sequence reads spans in the order of the blob. Two may overlap, or have something between them.
+type sequence struct {
+	r    io.Reader
+	at   int64
+	last []byte // of the span before, to its end
+}
+
+func (q *sequence) next(s span) ([]byte, error) {
+	b := make([]byte, s.clen)
+	shared := 0
+	if s.coff < q.at {
+		shared = copy(b, q.last[int64(len(q.last))-(q.at-s.coff):])
+	} else if _, err := io.CopyN(io.Discard, q.r, s.coff-q.at); err != nil {
+		return nil, noEOF(err)
+	}
+	if _, err := io.ReadFull(q.r, b[shared:]); err != nil {
+		return nil, noEOF(err)
+	}
+	q.last, q.at = b, s.coff+int64(s.clen)
+	return b, nil
 }

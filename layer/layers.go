@@ -216,7 +216,7 @@ func (l *Layers) finished(b *build, x *index, err error) {
 		x.close()
 	default:
 		l.live[b.name] = &opened{
-			fetcher: &fetcher{store: l.o.Store, blobs: l.o.Blobs, name: b.name, x: x, flying: map[int]chan struct{}{}, next: -1},
+			fetcher: &fetcher{store: l.o.Store, blobs: l.o.Blobs, name: b.name, x: x, spawn: l.spawn, flying: map[int]chan struct{}{}},
 			idle:    time.Now(),
 		}
 		l.idle++

@@ -1,6 +1,8 @@
 package layer
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strconv"
 	"strings"
 
@@ -23,8 +25,14 @@ func IsLayer(mediaType string) bool {
 	}
 }
 
-// indexName is what the index of a layer is kept under. It needs no valid digest, and is made often.
+// indexName is what the index of a layer is kept under. It needs no valid digest, and is made often. An index that is made of a table
+// of contents is as true as what the manifest says of the table, and another one than that of the blob.
 func indexName(d image.Descriptor) string {
 	algorithm, hash, _ := strings.Cut(string(d.Digest), ":")
-	return algorithm + "-" + hash + "-" + strconv.Itoa(indexVersion)
+	name := algorithm + "-" + hash + "-" + strconv.Itoa(indexVersion)
+	if v, ok := vouched(d.Annotations); ok {
+		sum := sha256.Sum256([]byte(strconv.Itoa(int(v.kind)) + strconv.Quote(v.checksum) + strconv.Quote(v.position)))
+		name += "-" + hex.EncodeToString(sum[:])
+	}
+	return name
 }

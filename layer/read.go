@@ -59,12 +59,17 @@ func (u *used) content(ctx context.Context, p []byte, off int64) (n int, err err
 		if err != nil {
 			return n, err
 		}
+		from := int(off + int64(n) - s.uoff)
+		to := min(int(s.ulen), from+len(p)-n)
+		if s.kind == spanZero {
+			clear(p[n : n+to-from])
+			n += to - from
+			continue
+		}
 		c, err := u.decoded(ctx, i, s)
 		if err != nil {
 			return n, err
 		}
-		from := int(off + int64(n) - s.uoff)
-		to := min(int(s.ulen), from+len(p)-n)
 		b, err := c.upTo(to)
 		if err != nil {
 			return n, err
@@ -105,19 +110,17 @@ func (u *used) again() *used {
 
 // load makes the content of a span.
 func (u *used) load(ctx context.Context, i int, s span) (*decoded, error) {
-	var packed, kept []byte
-	var err error
+	var window []byte
 	if s.refLen > 0 {
-		if kept, err = u.unpack(s); err != nil {
+		var err error
+		if window, err = u.unpack(s); err != nil {
 			return nil, err
 		}
 	}
-	if s.kind != spanKept {
-		if packed, err = u.o.packed(ctx, u.src, u.d, i, s); err != nil {
-			return nil, err
-		}
+	if s.kind == spanKept {
+		return newDecoded(s, nil, window)
 	}
-	return newDecoded(s, packed, kept)
+	return u.o.decoded(ctx, u.src, u.d, numbered{i, s}, window)
 }
 
 // unpack reads what the index kept for a span.

@@ -17,23 +17,29 @@ import (
 
 // scanner makes an index of a blob that is a tar archive, compressed or not.
 type scanner struct {
-	store    Store
-	in       *input
-	out      *stream
+	listing
+	store Store
+	in    *input
+	out   *stream
+}
+
+// listing takes the entries of an archive, one after the other.
+type listing struct {
 	sorter   *sorter
 	seq      uint32
 	problems problems
 }
 
 // scan reads a blob from its start to its end, and puts what it found into a file without a name. The last byte of r comes only if the
-// blob is what it should be. An archive that can't be understood is image.ErrInvalid.
-func scan(store Store, r io.Reader) (*os.File, error) {
+// blob is what it should be. An archive that can't be understood is image.ErrInvalid. The problems that are known already are kept
+// with those that are found.
+func scan(store Store, r io.Reader, known ...string) (*os.File, error) {
 	d, err := newDraft(store)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	s := &scanner{store: store, in: newInput(r), sorter: &sorter{store: store}}
+	s := &scanner{listing: listing{sorter: &sorter{store: store}, problems: problems{texts: known}}, store: store, in: newInput(r)}
 	defer s.sorter.close()
 	err = s.run(d)
 	if err == nil {
@@ -138,8 +144,8 @@ func (s *scanner) entry(h *tar.Header, start int64) (end int64, err error) {
 	case hasContent(h.Typeflag):
 		end += padded(h.Size)
 	}
-	if s.seq++; s.seq > 2*maxEntries {
-		return 0, fmt.Errorf("more than %d entries: %w", 2*maxEntries, errTooMuch)
+	if err := s.next(); err != nil {
+		return 0, err
 	}
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return end, nil
@@ -159,6 +165,14 @@ func (s *scanner) entry(h *tar.Header, start int64) (end int64, err error) {
 	return end, s.add(h, &r)
 }
 
+// next counts an entry.
+func (l *listing) next() error {
+	if l.seq++; l.seq > 2*maxEntries {
+		return fmt.Errorf("more than %d entries: %w", 2*maxEntries, errTooMuch)
+	}
+	return nil
+}
+
 // hasContent tells whether an entry's size is that of something that follows. archive/tar takes all but these for files.
 func hasContent(typeflag byte) bool {
 	switch typeflag {
@@ -169,33 +183,33 @@ func hasContent(typeflag byte) bool {
 }
 
 // add sorts an entry in.
-func (s *scanner) add(h *tar.Header, r *record) error {
+func (l *listing) add(h *tar.Header, r *record) error {
 	path, err := cleanPath(h.Name)
 	if err != nil {
-		s.problems.add(h.Name, err)
+		l.problems.add(h.Name, err)
 		return nil
 	}
 	if h.Typeflag == tar.TypeLink {
-		return s.addLink(path, h.Linkname)
+		return l.addLink(path, h.Linkname)
 	}
 	kind := isOther
 	if r.mode&unix.S_IFMT == unix.S_IFDIR {
 		kind = isFolder
 	}
-	return s.sorter.add(item{path: path, seq: s.seq, kind: kind, data: r.encode()})
+	return l.sorter.add(item{path: path, seq: l.seq, kind: kind, data: r.encode()})
 }
 
 // addLink sorts a hard link in, and that it means its target.
-func (s *scanner) addLink(path, target string) error {
+func (l *listing) addLink(path, target string) error {
 	clean, err := cleanPath(target)
 	if err != nil {
-		s.problems.add(path, fmt.Errorf("a hard link to %w", err))
+		l.problems.add(path, fmt.Errorf("a hard link to %w", err))
 		return nil
 	}
-	if err := s.sorter.add(item{path: path, seq: s.seq, kind: isLink, data: []byte(clean)}); err != nil {
+	if err := l.sorter.add(item{path: path, seq: l.seq, kind: isLink, data: []byte(clean)}); err != nil {
 		return err
 	}
-	return s.sorter.add(item{path: clean, seq: s.seq, kind: isMeant})
+	return l.sorter.add(item{path: clean, seq: l.seq, kind: isMeant})
 }
 
 // types of entries.
@@ -233,12 +247,15 @@ func newRecord(h *tar.Header, data int64) (record, error) {
 	return r, nil
 }
 
+// paxXattr is how the records of extended attributes begin.
+const paxXattr = "SCHILY.xattr."
+
 // xattrs are the extended attributes of an entry. Those that overlayfs gives a meaning to are left out: a layer must not tell the
 // kernel where other files are.
 func xattrs(h *tar.Header) map[string]string {
 	var all map[string]string
 	for key, value := range h.PAXRecords {
-		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || name == "" || len(name) > maxName || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}

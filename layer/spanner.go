@@ -44,6 +44,7 @@ const (
 	spanResume                 // from inside a gzip member
 	spanZstd                   // from where a zstd frame begins
 	spanKept                   // it is in the index
+	spanZero                   // it is zeros
 )
 
 // mark is a place where a span can begin.
@@ -69,11 +70,13 @@ type span struct {
 	// ref is what the index keeps for it: the window, or the content, compressed.
 	ref    int64
 	refLen uint32
-	sum    checksum
+	// skip is how much comes out before the content.
+	skip uint32
+	sum  checksum
 }
 
 // spanSize is how long a span is in an index.
-const spanSize = 8 + 8 + 8 + 4*4 + len(checksum{})
+const spanSize = 8 + 8 + 8 + 4*5 + len(checksum{})
 
 func (s *span) encode() []byte {
 	b := make([]byte, 0, spanSize)
@@ -88,6 +91,7 @@ func (s *span) encode() []byte {
 		flags |= 1 << 16
 	}
 	b = binary.LittleEndian.AppendUint32(b, flags)
+	b = binary.LittleEndian.AppendUint32(b, s.skip)
 	return append(b, s.sum[:]...)
 }
 
@@ -100,7 +104,8 @@ func decodeSpan(b []byte) (s span) {
 	s.refLen = binary.LittleEndian.Uint32(b[32:])
 	flags := binary.LittleEndian.Uint32(b[36:])
 	s.kind, s.bit, s.content = spanKind(flags), uint8(flags>>8), flags>>16 != 0
-	copy(s.sum[:], b[40:])
+	s.skip = binary.LittleEndian.Uint32(b[40:])
+	copy(s.sum[:], b[44:])
 	return s
 }
 
