@@ -6,9 +6,12 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -484,20 +487,38 @@ func TestIndexNameOfTables(t *testing.T) {
 	}
 }
 
+// scanned is a sound archive, without its end.
+func scanned(t testing.TB) []byte {
+	return makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "scanned"}}, func(string) []byte { return []byte("hello") })[:1024]
+}
+
+// stored is a gzip member that compresses nothing.
+func stored(b []byte) []byte {
+	all := []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
+	for part := range slices.Chunk(b, math.MaxUint16) {
+		all = binary.LittleEndian.AppendUint16(append(all, 0), uint16(len(part)))
+		all = append(binary.LittleEndian.AppendUint16(all, ^uint16(len(part))), part...)
+	}
+	all = append(all, 1, 0, 0, 0xff, 0xff)
+	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(all, crc32.ChecksumIEEE(b)), uint32(len(b)))
+}
+
 // wrapEstargz makes an eStargz layer with this table behind a sound archive.
 func wrapEstargz(t testing.TB, table []byte) ([]byte, map[string]string) {
-	first := gz(t, makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "scanned"}}, func(string) []byte { return []byte("hello") })[:1024])
-	last := gz(t, makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: estargzTable}}, func(string) []byte { return table }))
+	first := stored(scanned(t))
+	last := stored(makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: estargzTable}}, func(string) []byte { return table }))
 	footer := slices.Concat([]byte("\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff\x1a\x00SG\x16\x00"), fmt.Appendf(nil, "%016xSTARGZ", len(first)),
 		[]byte("\x01\x00\x00\xff\xff"), make([]byte, 8))
 	return slices.Concat(first, last, footer), map[string]string{noteEstargz: digest.FromBytes(table).String()}
 }
 
+var packer, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
+
 // wrapChunked makes a zstd:chunked layer of it.
 func wrapChunked(t testing.TB, table []byte) ([]byte, map[string]string) {
-	first := zs(t, makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "scanned"}}, func(string) []byte { return []byte("hello") }))
-	packed := zs(t, table)
-	frame := fmt.Appendf(nil, "\x50\x2a\x4d\x18%s%s", []byte{byte(len(packed)), byte(len(packed) >> 8), byte(len(packed) >> 16), 0}, packed)
+	first := packer.EncodeAll(append(scanned(t), make([]byte, 1024)...), nil)
+	packed := packer.EncodeAll(table, nil)
+	frame := append(binary.LittleEndian.AppendUint32([]byte("\x50\x2a\x4d\x18"), uint32(len(packed))), packed...)
 	return slices.Concat(first, frame), map[string]string{
 		noteOldChunked: digest.FromBytes(packed).String(), noteOldPosition: fmt.Sprintf("%d:%d:%d:1", len(first)+8, len(packed), len(table)),
 	}
@@ -590,22 +611,35 @@ func TestTableLeavesOut(t *testing.T) {
 	}
 }
 
+// fewFiles is small, for fuzzers.
+func fewFiles(t testing.TB) []byte {
+	return makeTar(t, []tar.Header{
+		{Typeflag: tar.TypeDir, Name: "dir/", Mode: 0o755},
+		{Typeflag: tar.TypeReg, Name: "dir/large", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}},
+		{Typeflag: tar.TypeReg, Name: "dir/zeros", ModTime: time.Unix(1_700_000_000, 0)},
+		{Typeflag: tar.TypeLink, Name: "link", Linkname: "dir/large"},
+		{Typeflag: tar.TypeSymlink, Name: "sym", Linkname: "link"},
+	}, func(name string) []byte {
+		return map[string][]byte{"dir/large": noise(120), "dir/zeros": slices.Concat(noise(20), make([]byte, 3000), noise(20))}[name]
+	})
+}
+
 func FuzzEstargzTOC(f *testing.F) {
-	blob, notes := makeEstargz(f, everyKind(f))
+	blob, notes := makeEstargz(f, fewFiles(f), estargz.WithChunkSize(50))
 	f.Add(blob, notes[noteEstargz], false)
 	f.Add(tableOf(f, blob), "", true)
-	dir := f.TempDir()
+	l := fuzzed(f)
 	f.Fuzz(func(t *testing.T, b []byte, sum string, wrap bool) {
 		v := map[string]string{noteEstargz: sum}
 		if wrap {
 			b, v = wrapEstargz(t, b)
 		}
-		fuzzTable(t, dir, b, v)
+		fuzzTable(t, l, b, v)
 	})
 }
 
 func FuzzChunkedTOC(f *testing.F) {
-	blob, notes := makeChunked(f, everyKind(f))
+	blob, notes := makeChunked(f, fewFiles(f))
 	off, n, _, err := parsePosition(notes[notePosition], int64(len(blob)))
 	if err != nil {
 		f.Fatal(err)
@@ -618,13 +652,13 @@ func FuzzChunkedTOC(f *testing.F) {
 	}
 	f.Add(blob, notes[noteChunked], notes[notePosition], false)
 	f.Add(table, "", "", true)
-	dir := f.TempDir()
+	l := fuzzed(f)
 	f.Fuzz(func(t *testing.T, b []byte, sum, position string, wrap bool) {
 		v := map[string]string{noteChunked: sum, notePosition: position}
 		if wrap {
 			b, v = wrapChunked(t, b)
 		}
-		fuzzTable(t, dir, b, v)
+		fuzzTable(t, l, b, v)
 	})
 }
 
@@ -646,17 +680,23 @@ func tableOf(t testing.TB, blob []byte) []byte {
 	return b
 }
 
+// fuzzed are Layers over a repository in memory.
+func fuzzed(f *testing.F) *Layers {
+	l := New(Options{Store: memoryStore{}, Blobs: memory{}})
+	f.Cleanup(func() { l.Close() })
+	return l
+}
+
 // fuzzTable makes an index of a table, and looks at all that is in it.
-func fuzzTable(t *testing.T, dir string, blob []byte, notes map[string]string) {
+func fuzzTable(t *testing.T, l *Layers, blob []byte, notes map[string]string) {
 	v, ok := vouched(notes)
 	if !ok {
 		t.Skip()
 	}
 	src := &blobs{content: map[digest.Digest][]byte{}}
 	d := src.add(blob)
-	l := New(Options{Store: folderStore{dir}, Blobs: here{src}})
-	defer l.Close()
-	file, err := tabulate(folderStore{dir}, &parts{ctx: t.Context(), src: src, d: d, blob: memory{d: d, src: src}}, v)
+	here := memory{d: d, src: src}
+	file, err := tabulate(memoryStore{}, &parts{ctx: t.Context(), src: src, d: d, blob: here}, v)
 	if err != nil {
 		if !errors.Is(err, errTable) {
 			t.Fatal(err)
@@ -668,20 +708,30 @@ func fuzzTable(t *testing.T, dir string, blob []byte, notes map[string]string) {
 		t.Fatal(err)
 	}
 	defer x.close()
-	name := d.Digest.Encoded()
-	defer os.Remove(dir + "/" + name + ".spans")
-	u := &used{x, &opened{fetcher: &fetcher{store: folderStore{dir}, blobs: here{src}, name: name, x: x, spawn: l.spawn, flying: map[int]chan struct{}{}}, users: 1}, l, src, d}
-	readAll(t, u, u.root(), 0)
+	defer l.wg.Wait()
+	name := fmt.Sprint(x.id, t.Name(), d.Digest, notes)
+	fetch := &fetcher{store: memoryStore{}, blobs: here, name: name, x: x, spawn: l.spawn, flying: map[int]chan struct{}{}}
+	readAll(t, &used{x, &opened{fetcher: fetch, users: 1}, l, src, d}, x.root())
 }
 
+// memoryStore keeps nothing.
+type memoryStore struct{ Store }
+
+func (memoryStore) Temp() (*os.File, error) {
+	fd, err := unix.MemfdCreate("", unix.MFD_CLOEXEC)
+	return os.NewFile(uintptr(fd), ""), err
+}
+
+func (s memoryStore) Spans(string) (*os.File, error) { return s.Temp() }
+
 // readAll reads the start and the end of all files: it can fail for want of true bytes only.
-func readAll(t *testing.T, f files, dir inode, depth int) {
+func readAll(t *testing.T, f files, dir inode) {
 	for e, err := range f.list(dir, "") {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if e.Type == unix.S_IFDIR {
-			readAll(t, f, inode(e.Ino), depth+1)
+			readAll(t, f, inode(e.Ino))
 		}
 		info, err := f.stat(inode(e.Ino))
 		if err != nil {
@@ -698,17 +748,15 @@ func readAll(t *testing.T, f files, dir inode, depth int) {
 	}
 }
 
-// here opens blobs that are not in a file.
-type here struct{ *blobs }
-
-func (h here) Open(_ context.Context, _ image.Source, d image.Descriptor) (image.Blob, error) {
-	return memory{d: d, src: h.blobs}, nil
-}
-
+// memory has blobs that are not in a file.
 type memory struct {
 	image.Blob
 	d   image.Descriptor
 	src *blobs
+}
+
+func (m memory) Open(context.Context, image.Source, image.Descriptor) (image.Blob, error) {
+	return m, nil
 }
 
 func (m memory) Size() int64    { return m.d.Size }
