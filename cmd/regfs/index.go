@@ -132,6 +132,14 @@ func (x *indexing) run(ctx context.Context, names []name) error {
 		}
 		x.tell(ctx, err)
 	}
+	x.indexAll(ctx, layers)
+	if ctx.Err() == nil && x.failed > 0 {
+		return errors.New("not all layers are indexed")
+	}
+	return ctx.Err()
+}
+
+func (x *indexing) indexAll(ctx context.Context, layers *layer.Layers) {
 	var group errgroup.Group
 	group.SetLimit(maxIndexing)
 	for _, t := range x.layers {
@@ -140,8 +148,7 @@ func (x *indexing) run(ctx context.Context, names []name) error {
 			return nil
 		})
 	}
-	_ = group.Wait()
-	return x.result(ctx)
+	_ = group.Wait() // nobody fails but by telling
 }
 
 // tell says what failed. After an interrupt everything does.
@@ -155,27 +162,27 @@ func (x *indexing) tell(ctx context.Context, err error) {
 	fmt.Fprintf(x.p, "regfs: %v\n", err)
 }
 
-func (x *indexing) result(ctx context.Context) error {
-	if ctx.Err() == nil && x.failed > 0 {
-		return errors.New("not all layers are indexed")
-	}
-	return ctx.Err()
-}
-
-// find finds the layers of an image.
+// find finds the layers of an image: of the platform, or of all.
 func (x *indexing) find(ctx context.Context, src image.Source, n name) error {
 	root, err := n.resolve(ctx, src)
 	if err != nil {
 		return err
 	}
-	if x.all {
-		return image.Walk(ctx, src, root, func(_ image.Descriptor, m *image.Manifest, err error) error {
-			if err == nil && m != nil {
-				x.add(src, m)
-			}
-			return err
-		})
+	if !x.all {
+		return x.findOne(ctx, src, n, root)
 	}
+	return image.Walk(ctx, src, root, func(d image.Descriptor, m *image.Manifest, err error) error {
+		switch {
+		case errors.Is(err, image.ErrNotFound) && d.Digest != root.Digest:
+			return nil // a sparse mirror has not all that its index names
+		case err == nil && m != nil:
+			x.add(src, m)
+		}
+		return err
+	})
+}
+
+func (x *indexing) findOne(ctx context.Context, src image.Source, n name, root image.Descriptor) error {
 	m, err := manifest(ctx, src, root)
 	if err == nil && m.IsIndex() {
 		d, ok := image.Select(m.Manifests, x.c.platform)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/image"
@@ -49,6 +50,13 @@ func wantCounts(t *testing.T, said string, now, before int) {
 // layersOf are the layers of the linux/amd64 image of source.
 func layersOf(t *testing.T, r *registries.Registry) (image.Source, []image.Descriptor) {
 	t.Helper()
+	src, _, layers := imageOf(t, r)
+	return src, layers
+}
+
+// imageOf is the linux/amd64 image of source, in a layout.
+func imageOf(t *testing.T, r *registries.Registry) (src image.Source, dgst digest.Digest, layers []image.Descriptor) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "layout")
 	copyTo(t, 0, "docker://"+r.Host+"/hello:v1", "oci:"+dir)
 	src, err := oci.Open(dir)
@@ -62,12 +70,13 @@ func layersOf(t *testing.T, r *registries.Registry) (image.Source, []image.Descr
 	}
 	m, err := manifest(t.Context(), src, root)
 	if err == nil {
+		dgst = m.Manifests[0].Digest
 		m, err = manifest(t.Context(), src, m.Manifests[0])
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return src, m.Layers
+	return src, dgst, m.Layers
 }
 
 // wantIndexed tests that a cache shows what is in layers though it asks nobody for them.
@@ -133,6 +142,18 @@ func TestIndexAnywhere(t *testing.T) {
 	copyTo(t, 0, layout, "docker://"+other.Host+"/a/b:v2")
 	wantCounts(t, indexOf(t, 0, other.Host, dir, "docker://"+other.Host+"/a/b:v2"), 2, 0)
 	wantCounts(t, indexOf(t, 0, r.Host, dir, layout+"@"+dgst.String(), "docker://"+r.Host+"/hello:v1"), 0, 2)
+}
+
+// TestIndexOfASparseMirror: of the platforms that an index names, those that are there.
+func TestIndexOfASparseMirror(t *testing.T) {
+	r, dgst := source(t)
+	_, here, _ := imageOf(t, r)
+	p := registries.NewProxy(t, r)
+	p.Fault(-1, registries.Both(registries.Get("/manifests/sha256:"), func(q registries.Request) bool {
+		return !strings.HasSuffix(q.Path, dgst.String()) && !strings.HasSuffix(q.Path, here.String())
+	}), registries.Status(http.StatusNotFound, ""))
+	said := indexOf(t, 0, p.Host, t.TempDir(), "--all-platforms", "docker://"+p.Host+"/hello:v1")
+	wantCounts(t, said, 2, 0)
 }
 
 // TestIndexOfNoImage: an artifact has nothing to index.

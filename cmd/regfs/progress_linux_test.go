@@ -79,7 +79,7 @@ func TestBars(t *testing.T) {
 // TestBarsOfAnIndex are drawn, too.
 func TestBarsOfAnIndex(t *testing.T) {
 	r := registries.Memory(t)
-	content := make([]byte, 3<<20)
+	content := make([]byte, 600_000)
 	rand.NewChaCha8([32]byte{}).Read(content)
 	layer := registries.Layer(t, registries.Files{"etc/random": string(content)})
 	r.PushImage(t, "hello:v1", registries.BuildImage(t, registries.Platforms[0], "1", layer))
@@ -88,7 +88,7 @@ func TestBarsOfAnIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := registries.NewProxy(t, r)
-	p.Fault(1, registries.Get("/blobs/"+dgst.String()), registries.Stall(2<<20))
+	p.Fault(1, registries.Get("/blobs/"+dgst.String()), registries.Stall(400_000))
 	screen, tty := terminal(t)
 	cmd, _ := program(t, "index", "--insecure", p.Host, "--cache-dir", t.TempDir(), "docker://"+p.Host+"/hello:v1")
 	cmd.Stderr = tty
@@ -97,7 +97,7 @@ func TestBarsOfAnIndex(t *testing.T) {
 	}
 	tty.Close()
 	var said bytes.Buffer
-	readUntil(t, screen, &said, regexp.MustCompile(dgst.String()[:19]+` +\[=+>-+\] +[0-9.]+ [kM]B / 3.1[0-9]+ MB`))
+	readUntil(t, screen, &said, regexp.MustCompile(dgst.String()[:19]+` +\[=+>-+\] +[0-9.]+ kB / 60[0-9.]+ kB`))
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
