@@ -28,7 +28,7 @@ func indexOf(t *testing.T, code int, host, dir string, args ...string) string {
 
 // counts are how many lines say that a layer was indexed now, and before.
 func counts(said string) (now, before int) {
-	line := regexp.MustCompile(`(?m)^sha256:[0-9a-f]{12} +[0-9.]+ k?B  (.*)$`)
+	line := regexp.MustCompile(`(?m)^sha256:[0-9a-f]{12} +[0-9.]+ [kM]?B  (.*)$`)
 	for _, m := range line.FindAllStringSubmatch(said, -1) {
 		switch m[1] {
 		case "indexed":
