@@ -57,11 +57,11 @@ func browse(t *testing.T, r *registries.Registry) {
 		"team/app":                             {"blobs", "digests", "files", "oci-layout", "tags"},
 		"team/app/tags":                        nil, // with the referrers' tag, where the registry has no referrers API
 		"team/app/files":                       {"blobs", "digests", "oci-layout", "tags"},
-		"team/app/tags/v1":                     {"config.json", "digest", "index.json", "inspect.json", "layers", "manifest.json", "oci-layout", "platforms", "referrers"},
+		"team/app/tags/v1":                     {"config.json", "digest", "index.json", "inspect.json", "layers", "manifest.json", "oci-layout", "platforms", "referrers", "rootfs"},
 		"team/app/tags/v1/platforms/linux":     {"amd64", "arm", "arm64"},
 		"team/app/tags/v1/platforms/linux/arm": {"v7"},
 		"team/app/tags/v1/layers":              {"00", "01"},
-		"team/app/tags/v1/layers/01":           {"blob", "created_by", "digest"},
+		"team/app/tags/v1/layers/01":           {"blob", "created_by", "digest", "tree"},
 		"team/app/tags/v1/referrers":           {sbom.Digest.String()},
 		"team/app/files/tags/v1":               {"config.json", "digest", "files", "layers", "manifest.json", "oci-layout", "referrers"},
 		"team/app/files/tags/v1/files":         {"docs", "hello.txt"},
