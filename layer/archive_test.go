@@ -137,8 +137,8 @@ func headless(entries ...ent) []byte {
 	return b
 }
 
-// testNode is a file of a tree, in words.
-type testNode struct {
+// shown is a file of a tree, in words.
+type shown struct {
 	path    string
 	info    Info
 	xattrs  map[string]string
@@ -146,10 +146,13 @@ type testNode struct {
 }
 
 // String is all that a test wants to know: what is usual is left out.
-func (n testNode) String(first map[uint64]string) string {
+func (n shown) String(first map[uint64]string) string {
 	i := n.info
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %c%o", n.path, kindLetter(i.Mode), i.Mode&0o7777)
+	fmt.Fprintf(&b, "%s %c", n.path, kindLetter(i.Mode))
+	if i.Mode&unix.S_IFMT != unix.S_IFLNK {
+		fmt.Fprintf(&b, "%o", i.Mode&0o7777)
+	}
 	if i.UID != 0 || i.GID != 0 {
 		fmt.Fprintf(&b, " %d:%d", i.UID, i.GID)
 	}
@@ -192,8 +195,8 @@ func kindLetter(mode uint32) byte {
 	return map[uint32]byte{unix.S_IFREG: 'f', unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFCHR: 'c', unix.S_IFBLK: 'b', unix.S_IFIFO: 'p', 0: '?'}[mode&unix.S_IFMT]
 }
 
-// listing is a tree in words, in its order.
-func listing(nodes []testNode) (lines []string) {
+// inWords is a tree in words, in its order.
+func inWords(nodes []shown) (lines []string) {
 	first := map[uint64]string{}
 	for _, n := range nodes {
 		if _, ok := first[n.info.Ino]; !ok {
@@ -205,7 +208,7 @@ func listing(nodes []testNode) (lines []string) {
 }
 
 // walkAll reads all of a tree.
-func walkAll(ctx context.Context, f files) (nodes []testNode, err error) {
+func walkAll(ctx context.Context, f files) (nodes []shown, err error) {
 	var visit func(path string, ino inode) error
 	visit = func(path string, ino inode) error {
 		n, err := readNode(ctx, f, path, ino)
@@ -238,8 +241,8 @@ func walkAll(ctx context.Context, f files) (nodes []testNode, err error) {
 	return nodes, visit(".", f.root())
 }
 
-func readNode(ctx context.Context, f files, path string, ino inode) (testNode, error) {
-	n := testNode{path: path}
+func readNode(ctx context.Context, f files, path string, ino inode) (shown, error) {
+	n := shown{path: path}
 	var err error
 	if n.info, err = f.stat(ino); err != nil {
 		return n, err
@@ -260,7 +263,7 @@ func readNode(ctx context.Context, f files, path string, ino inode) (testNode, e
 func isInvalid(err error) bool { return errors.Is(err, image.ErrInvalid) }
 
 // tree is what Layers show of a blob.
-func (p *place) tree(t testing.TB, blob []byte) ([]testNode, error) {
+func (p *place) tree(t testing.TB, blob []byte) ([]shown, error) {
 	t.Helper()
 	f, err := p.Layers.open(t.Context(), p.blobs, p.add(blob))
 	if err != nil {

@@ -53,7 +53,7 @@ func (f *fetcher) decoded(ctx context.Context, src image.Source, d image.Descrip
 	}
 	defer blob.Close()
 	if blob.File() != nil {
-		return read(ctx, blob, s.span, window)
+		return readSpan(ctx, blob, s.span, window)
 	}
 	if err := f.claim(ctx, s.i); err != nil {
 		return nil, err
@@ -70,13 +70,13 @@ func (f *fetcher) decoded(ctx context.Context, src image.Source, d image.Descrip
 		spans.Close()
 	}
 	if errors.Is(err, image.ErrUnsupported) {
-		return read(ctx, blob, s.span, window)
+		return readSpan(ctx, blob, s.span, window)
 	}
 	return c, err
 }
 
-// read reads a span from the blob.
-func read(ctx context.Context, blob image.Blob, s span, window []byte) (*decoded, error) {
+// readSpan reads a span from the blob.
+func readSpan(ctx context.Context, blob image.Blob, s span, window []byte) (*decoded, error) {
 	b := make([]byte, s.clen)
 	if n, err := blob.ReadAt(ctx, b, s.coff); n < len(b) {
 		return nil, fmt.Errorf("span at %d: %w", s.coff, noEOF(err))

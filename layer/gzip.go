@@ -23,9 +23,9 @@ type gunzip struct {
 
 	member io.Reader // the deflate stream of a member that is being read
 	spare  io.Reader // that of an earlier one, to be used again
-	first  bool          // there was none yet
-	out    int64         // bytes that came out
-	crc    uint32        // of the member, if its start was read
+	first  bool      // there was none yet
+	out    int64     // bytes that came out
+	crc    uint32    // of the member, if its start was read
 	size   uint32
 	begun  bool
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"os/exec"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -46,4 +48,14 @@ func chunks(b []byte, n int) (all [][]byte) {
 		all, b = append(all, b[:n]), b[n:]
 	}
 	return append(all, b)
+}
+
+// realTar is a tar archive of real files.
+func realTar(t testing.TB) []byte {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "tar", "-C", runtime.GOROOT()+"/src", "-c", "net", "crypto", "testing", "unicode").Output()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return out
 }

@@ -17,14 +17,14 @@ import (
 
 // scanner makes an index of a blob that is a tar archive, compressed or not.
 type scanner struct {
-	listing
+	catalog
 	store Store
 	in    *input
 	out   *stream
 }
 
-// listing takes the entries of an archive, one after the other.
-type listing struct {
+// catalog takes the entries of an archive, one after the other.
+type catalog struct {
 	sorter   *sorter
 	seq      uint32
 	problems problems
@@ -39,7 +39,7 @@ func scan(store Store, r io.Reader, known ...string) (*os.File, error) {
 		return nil, err
 	}
 	defer d.close()
-	s := &scanner{listing: listing{sorter: &sorter{store: store}, problems: problems{texts: known}}, store: store, in: newInput(r)}
+	s := &scanner{catalog: catalog{sorter: &sorter{store: store}, problems: problems{texts: known}}, store: store, in: newInput(r)}
 	defer s.sorter.close()
 	err = s.run(d)
 	if err == nil {
@@ -166,8 +166,8 @@ func (s *scanner) entry(h *tar.Header, start int64) (end int64, err error) {
 }
 
 // next counts an entry.
-func (l *listing) next() error {
-	if l.seq++; l.seq > 2*maxEntries {
+func (c *catalog) next() error {
+	if c.seq++; c.seq > 2*maxEntries {
 		return fmt.Errorf("more than %d entries: %w", 2*maxEntries, errTooMuch)
 	}
 	return nil
@@ -183,33 +183,33 @@ func hasContent(typeflag byte) bool {
 }
 
 // add sorts an entry in.
-func (l *listing) add(h *tar.Header, r *record) error {
+func (c *catalog) add(h *tar.Header, r *record) error {
 	path, err := cleanPath(h.Name)
 	if err != nil {
-		l.problems.add(h.Name, err)
+		c.problems.add(h.Name, err)
 		return nil
 	}
 	if h.Typeflag == tar.TypeLink {
-		return l.addLink(path, h.Linkname)
+		return c.addLink(path, h.Linkname)
 	}
 	kind := isOther
 	if r.mode&unix.S_IFMT == unix.S_IFDIR {
 		kind = isFolder
 	}
-	return l.sorter.add(item{path: path, seq: l.seq, kind: kind, data: r.encode()})
+	return c.sorter.add(item{path: path, seq: c.seq, kind: kind, data: r.encode()})
 }
 
 // addLink sorts a hard link in, and that it means its target.
-func (l *listing) addLink(path, target string) error {
+func (c *catalog) addLink(path, target string) error {
 	clean, err := cleanPath(target)
 	if err != nil {
-		l.problems.add(path, fmt.Errorf("a hard link to %w", err))
+		c.problems.add(path, fmt.Errorf("a hard link to %w", err))
 		return nil
 	}
-	if err := l.sorter.add(item{path: path, seq: l.seq, kind: isLink, data: []byte(clean)}); err != nil {
+	if err := c.sorter.add(item{path: path, seq: c.seq, kind: isLink, data: []byte(clean)}); err != nil {
 		return err
 	}
-	return l.sorter.add(item{path: clean, seq: l.seq, kind: isMeant})
+	return c.sorter.add(item{path: clean, seq: c.seq, kind: isMeant})
 }
 
 // types of entries.

@@ -74,7 +74,7 @@ func TestPacked(t *testing.T) {
 		t.Skip("only root can make devices")
 	}
 	dir := realFolder(t)
-	want := listing(readUnpacked(t, dir))
+	want := inWords(readUnpacked(t, dir))
 	for _, format := range []string{
 		"--format=oldgnu -S", "--format=gnu -S", "--format=posix -S --sparse-version=0.0", "--format=posix -S --sparse-version=0.1", "--format=posix -S --sparse-version=1.0",
 		"--format=v7", "--format=ustar", "--format=gnu", "--format=posix --xattrs",
@@ -104,7 +104,7 @@ func TestPacked(t *testing.T) {
 					expected = append(expected, line)
 				}
 			}
-			if diff := cmp.Diff(expected, listing(nodes)); diff != "" {
+			if diff := cmp.Diff(expected, inWords(nodes)); diff != "" {
 				t.Errorf("-packed +shown\n%s", diff)
 			}
 			if len(p.problems) > 0 {
@@ -120,7 +120,7 @@ func TestPacked(t *testing.T) {
 }
 
 // compareReads reads a file at random places.
-func compareReads(t *testing.T, p *place, blob []byte, n testNode, name string) {
+func compareReads(t *testing.T, p *place, blob []byte, n shown, name string) {
 	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
@@ -246,7 +246,7 @@ func TestSparse(t *testing.T) {
 			if test.problem != "" {
 				want = []string{want[0], want[2]}
 			}
-			if diff := cmp.Diff(want, listing(nodes)); diff != "" {
+			if diff := cmp.Diff(want, inWords(nodes)); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
 			if got := strings.Join(p.problems, "\n"); got != test.problem {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -110,4 +111,16 @@ func (p *place) layers() *Layers {
 func (p *place) again() {
 	p.Layers.Close()
 	p.Layers = p.layers()
+}
+
+// walk finds the file at a path.
+func walk(f files, path string) (Entry, error) {
+	e := Entry{Ino: uint64(f.root())}
+	for name := range strings.SplitSeq(path, "/") {
+		var err error
+		if e, err = f.lookup(inode(e.Ino), name); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
 }

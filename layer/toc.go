@@ -63,7 +63,7 @@ func tabulate(store Store, p *extracts, v voucher) (*os.File, error) {
 		return nil, err
 	}
 	defer d.close()
-	t := &table{listing: listing{sorter: &sorter{store: store}}, chunker: chunker{spans: d.spans, kind: v.kind}}
+	t := &table{catalog: catalog{sorter: &sorter{store: store}}, chunker: chunker{spans: d.spans, kind: v.kind}}
 	defer t.sorter.close()
 	if err = t.run(d, store, p, v); err == nil {
 		var file *os.File
@@ -125,7 +125,7 @@ func (r *extract) Read(b []byte) (int, error) {
 
 // table makes a draft of a table.
 type table struct {
-	listing
+	catalog
 	chunker
 }
 

@@ -79,7 +79,7 @@ func noise(n int) []byte {
 	return b
 }
 
-func makeTar(t testing.TB, entries []tar.Header, content func(name string) []byte) []byte {
+func tarOf(t testing.TB, entries []tar.Header, content func(name string) []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -109,7 +109,7 @@ func everyKind(t testing.TB) []byte {
 		"dir/small": []byte("hello"), "dir/large": noise(300_000), "dir/holes": holes, "dir/more holes": slices.Concat(make([]byte, 20_000), noise(10)),
 		"dir/zeros": make([]byte, 200_000), "setuid": noise(100), "umlaut-ä": []byte("x"),
 	}
-	return makeTar(t, []tar.Header{
+	return tarOf(t, []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "dir/", Mode: 0o1777, ModTime: at},
 		{Typeflag: tar.TypeReg, Name: "dir/small", Mode: 0o644, ModTime: at, Uid: 1000, Gid: 2000},
 		{Typeflag: tar.TypeReg, Name: "dir/empty", Mode: 0o600, ModTime: at},
@@ -130,21 +130,21 @@ func everyKind(t testing.TB) []byte {
 	}, func(name string) []byte { return content[strings.TrimPrefix(name, "./")] })
 }
 
-// node is a file with all that is said of it.
-type node struct {
+// facts are a file with all that is said of it.
+type facts struct {
 	Info   Info
 	Xattrs map[string]string
 	Sum    [32]byte
 	Paths  []string
 }
 
-// tree is all of a layer by path.
-func tree(t testing.TB, f files) map[string]node {
+// factsOf is all of a layer by path.
+func factsOf(t testing.TB, f files) map[string]facts {
 	t.Helper()
-	all := map[string]node{}
+	all := map[string]facts{}
 	var walk func(ino inode, path string)
 	walk = func(ino inode, path string) {
-		n := node{Paths: slices.Sorted(errFree(t, f.paths(ino)))}
+		n := facts{Paths: slices.Sorted(errFree(t, f.paths(ino)))}
 		var err error
 		if n.Info, err = f.stat(ino); err != nil {
 			t.Fatal(path, err)
@@ -154,7 +154,7 @@ func tree(t testing.TB, f files) map[string]node {
 		}
 		n.Info.Ino = 0
 		if n.Info.Mode&unix.S_IFMT == unix.S_IFREG {
-			n.Sum = sha256.Sum256(content(t, f, ino))
+			n.Sum = sha256.Sum256(wholeFile(t, f, ino))
 		}
 		all[path] = n
 		for e := range errFree(t, f.list(ino, "")) {
@@ -178,7 +178,7 @@ func errFree[T any](t testing.TB, seq func(func(T, error) bool)) func(func(T) bo
 	}
 }
 
-func content(t testing.TB, f files, ino inode) []byte {
+func wholeFile(t testing.TB, f files, ino inode) []byte {
 	t.Helper()
 	b, err := io.ReadAll(io.NewSectionReader(atFile{t.Context(), f, ino}, 0, 1<<62))
 	if err != nil {
@@ -208,18 +208,18 @@ func (p *place) mustOpen(t testing.TB, d image.Descriptor) files {
 
 func (p *place) mustRead(t testing.TB, f files, path string) []byte {
 	t.Helper()
-	e, err := walk(t.Context(), f, path)
+	e, err := walk(f, path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return content(t, f, inode(e.Ino))
+	return wholeFile(t, f, inode(e.Ino))
 }
 
 // addTabled adds a layer, and says what its tree is by a scan, but for the files that only the format is for.
-func (p *place) addTabled(t testing.TB, blob []byte, notes map[string]string) (image.Descriptor, map[string]node) {
+func (p *place) addTabled(t testing.TB, blob []byte, notes map[string]string) (image.Descriptor, map[string]facts) {
 	t.Helper()
 	d := p.add(blob)
-	scanned := tree(t, newPlace(t).with(blob).mustOpen(t, d))
+	scanned := factsOf(t, newPlace(t).with(blob).mustOpen(t, d))
 	for name := range tocHidden {
 		delete(scanned, name)
 	}
@@ -244,7 +244,7 @@ func TestTableIsTheScan(t *testing.T) {
 				if requests == 0 || requests > 2 {
 					t.Errorf("%d requests for the table", requests)
 				}
-				if diff := cmp.Diff(want, tree(t, f)); diff != "" {
+				if diff := cmp.Diff(want, factsOf(t, f)); diff != "" {
 					t.Error(diff)
 				}
 				if len(p.problems) > 0 {
@@ -275,7 +275,7 @@ func manyFiles(t testing.TB) ([]byte, map[string][]byte) {
 			entries, content[name] = append(entries, tar.Header{Typeflag: tar.TypeReg, Name: name}), noise(1000+100*i+k)
 		}
 	}
-	return makeTar(t, entries, func(name string) []byte { return content[name] }), content
+	return tarOf(t, entries, func(name string) []byte { return content[name] }), content
 }
 
 func TestTableFetchesLittle(t *testing.T) {
@@ -323,7 +323,7 @@ func TestTableOfCachedBlob(t *testing.T) {
 				t.Fatal(err)
 			}
 			fetched, ranges := p.fetched.Load(), p.ranges.Load()
-			if diff := cmp.Diff(want, tree(t, p.mustOpen(t, d))); diff != "" {
+			if diff := cmp.Diff(want, factsOf(t, p.mustOpen(t, d))); diff != "" {
 				t.Error(diff)
 			}
 			if p.fetched.Load() != fetched || p.ranges.Load() != ranges {
@@ -352,7 +352,7 @@ func TestTableOtherChunk(t *testing.T) {
 				d, want := p.addTabled(t, blob, notes)
 				f := p.mustOpen(t, d)
 				u := f.(*used)
-				e, err := walk(t.Context(), f, "dir/large")
+				e, err := walk(f, "dir/large")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -373,7 +373,7 @@ func TestTableOtherChunk(t *testing.T) {
 				}
 				p.Layers.wg.Wait()
 				p.content[d.Digest] = blob
-				if got := sha256.Sum256(content(t, f, inode(e.Ino))); got != want["dir/large"].Sum {
+				if got := sha256.Sum256(wholeFile(t, f, inode(e.Ino))); got != want["dir/large"].Sum {
 					t.Error("other content")
 				}
 			})
@@ -417,11 +417,11 @@ func TestTableNotThere(t *testing.T) {
 func (p *place) scannedInstead(t *testing.T, blob []byte, notes map[string]string, problem string) {
 	t.Helper()
 	d := p.add(blob)
-	want := tree(t, newPlace(t).with(blob).mustOpen(t, d))
+	want := factsOf(t, newPlace(t).with(blob).mustOpen(t, d))
 	d.Annotations = notes
 	for range 2 {
 		p.problems = nil
-		if diff := cmp.Diff(want, tree(t, p.mustOpen(t, d))); diff != "" {
+		if diff := cmp.Diff(want, factsOf(t, p.mustOpen(t, d))); diff != "" {
 			t.Error(diff)
 		}
 		if len(p.problems) != 1 || !strings.Contains(p.problems[0], problem) {
@@ -436,14 +436,14 @@ func TestTableAtOtherPlaces(t *testing.T) {
 	t.Run("that have no ranges", func(t *testing.T) {
 		p := newPlace(t)
 		d := p.add(blob)
-		want := tree(t, newPlace(t).with(blob).mustOpen(t, d))
+		want := factsOf(t, newPlace(t).with(blob).mustOpen(t, d))
 		d.Annotations = notes
 		f, err := p.Layers.open(t.Context(), &rangeless{p.blobs, image.ErrUnsupported}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.release()
-		if diff := cmp.Diff(want, tree(t, f)); diff != "" || len(p.problems) > 0 {
+		if diff := cmp.Diff(want, factsOf(t, f)); diff != "" || len(p.problems) > 0 {
 			t.Error(diff, p.problems)
 		}
 	})
@@ -489,7 +489,7 @@ func TestIndexNameOfTables(t *testing.T) {
 
 // scanned is a sound archive, without its end.
 func scanned(t testing.TB) []byte {
-	return makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "scanned"}}, func(string) []byte { return []byte("hello") })[:1024]
+	return tarOf(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "scanned"}}, func(string) []byte { return []byte("hello") })[:1024]
 }
 
 // stored is a gzip member that compresses nothing.
@@ -506,7 +506,7 @@ func stored(b []byte) []byte {
 // wrapEstargz makes an eStargz layer with this table behind a sound archive.
 func wrapEstargz(t testing.TB, table []byte) ([]byte, map[string]string) {
 	first := stored(scanned(t))
-	last := stored(makeTar(t, []tar.Header{{Typeflag: tar.TypeReg, Name: estargzTable}}, func(string) []byte { return table }))
+	last := stored(tarOf(t, []tar.Header{{Typeflag: tar.TypeReg, Name: estargzTable}}, func(string) []byte { return table }))
 	footer := slices.Concat([]byte("\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff\x1a\x00SG\x16\x00"), fmt.Appendf(nil, "%016xSTARGZ", len(first)),
 		[]byte("\x01\x00\x00\xff\xff"), make([]byte, 8))
 	return slices.Concat(first, last, footer), map[string]string{noteEstargz: digest.FromBytes(table).String()}
@@ -596,11 +596,11 @@ func TestTableLeavesOut(t *testing.T) {
 			d := p.add(blob)
 			d.Annotations = notes
 			folder := func(mode uint32) Info { return Info{Mode: unix.S_IFDIR | mode, Links: 1, Mtime: time.Unix(0, 0)} }
-			implied := node{Info: folder(0o755)}
+			implied := facts{Info: folder(0o755)}
 			implied.Info.Implied = true
-			got := tree(t, p.mustOpen(t, d))
+			got := factsOf(t, p.mustOpen(t, d))
 			implied.Info.Mtime = got[""].Info.Mtime // that it has one
-			want := map[string]node{"": implied, "f": implied, "f/g": {Info: folder(0o755)}, "h": {Info: folder(0), Xattrs: map[string]string{"user.x": "x"}}}
+			want := map[string]facts{"": implied, "f": implied, "f/g": {Info: folder(0o755)}, "h": {Info: folder(0), Xattrs: map[string]string{"user.x": "x"}}}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
@@ -613,7 +613,7 @@ func TestTableLeavesOut(t *testing.T) {
 
 // fewFiles is small, for fuzzers.
 func fewFiles(t testing.TB) []byte {
-	return makeTar(t, []tar.Header{
+	return tarOf(t, []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "dir/", Mode: 0o755},
 		{Typeflag: tar.TypeReg, Name: "dir/large", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}},
 		{Typeflag: tar.TypeReg, Name: "dir/zeros", ModTime: time.Unix(1_700_000_000, 0)},
@@ -696,7 +696,7 @@ func fuzzTable(t *testing.T, l *Layers, blob []byte, notes map[string]string) {
 	src := &blobs{content: map[digest.Digest][]byte{}}
 	d := src.add(blob)
 	here := memory{d: d, src: src}
-	file, err := tabulate(memoryStore{}, &parts{ctx: t.Context(), src: src, d: d, blob: here}, v)
+	file, err := tabulate(memoryStore{}, &extracts{ctx: t.Context(), src: src, d: d, blob: here}, v)
 	if err != nil {
 		if !errors.Is(err, errTable) {
 			t.Fatal(err)
