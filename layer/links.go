@@ -129,8 +129,8 @@ func (t *taking) all(ctx context.Context) error {
 
 // one takes in a link, if it is seen.
 func (t *taking) one(ctx context.Context, link foreignLink) error {
-	n, err := t.m.root().walk(ctx, link.path)
-	if errors.Is(err, image.ErrNotFound) || err == nil && (n.layer != t.layer || !isForeign(n.typ)) {
+	n, rest, err := t.m.root().walk(ctx, link.path)
+	if errors.Is(err, image.ErrNotFound) || err == nil && (rest != "" || n.layer != t.layer || !isForeign(n.typ)) {
 		return nil
 	}
 	if err != nil {
@@ -194,8 +194,8 @@ func (m *merge) countOwn(ctx context.Context, p part, own uint32, path string) (
 		names = one(path)
 	}
 	return countSeen(ctx, names, func(path string) (bool, error) {
-		n, err := m.root().walk(ctx, path)
-		return err == nil && n.folder == nil && n.part == p, err
+		n, rest, err := m.root().walk(ctx, path)
+		return err == nil && rest == "" && n.folder == nil && n.part == p, err
 	})
 }
 

@@ -76,6 +76,25 @@ func TestHardLinks(t *testing.T) {
 			layers: [][]string{{"a", "b"}, {"a => b"}, {"b => a"}, {"a => b"}},
 			want:   []string{"a: b @0 ×2", "b: b @0 ×2"},
 		},
+		"through symbolic links": {
+			layers: [][]string{
+				{"usr/", "usr/bin/", "usr/bin/a", "bin -> usr/bin", "l -> ../../bin/", "abs -> /l"},
+				{"bin2 => bin"}, {"b => bin/a", "c => abs/a", "d => bin2/a"},
+			},
+			want: []string{
+				"abs: -> /l @0", "b: usr/bin/a @0 ×4", "bin: -> usr/bin @0 ×2", "bin2: -> usr/bin @0 ×2", "c: usr/bin/a @0 ×4",
+				"d: usr/bin/a @0 ×4", "l: -> ../../bin/ @0", "usr: folder @0", "usr/bin: folder @0", "usr/bin/a: usr/bin/a @0 ×4",
+			},
+		},
+		"through symbolic links that lead to nothing": {
+			layers:   [][]string{{"a", "l -> l/x", "m -> m", "n -> nothing", "p -> a"}, {"b => l/a", "c => m/a", "d => n/a", "e => p/a"}},
+			want:     []string{"a: a @0", "l: -> l/x @0", "m: -> m @0", "n: -> nothing @0", "p: -> a @0"},
+			reported: []string{`1: hard links to files that no lower layer has are left out: "b", "c", "d" and 1 more`},
+		},
+		"a name behind a symbolic link is not the file's": {
+			layers: [][]string{{"d/", "d/x", "e/", "e/x => d/x"}, {"d -> e"}},
+			want:   []string{"d: -> e @1", "e: folder @0", "e/x: d/x @0"},
+		},
 		// "Extracting a layer with hardlink references to files outside of the layer may fail."
 		"to nothing": {
 			layers: [][]string{{"a => b", "c"}, {"b", "d => nothing", "e => gone/f", "g => c/h", "i => .wh.c"}},

@@ -101,11 +101,29 @@ func (m model) link(p, target string, number int, below model) {
 	m.remove(p + "/")
 	f := m[target]
 	if own := f != nil && strings.HasSuffix(f.text, fmt.Sprintf(" @%d", number)); !own {
-		f = below[target]
+		f = below.reach(target)
 	}
 	if f != nil && !f.folder {
 		m[p] = f
 	}
+}
+
+// reach finds a file through symbolic links on the way.
+func (m model) reach(p string) *modelFile {
+	for range maxHops + 1 {
+		i := -1
+		for j := range p {
+			if f := m[p[:j]]; p[j] == '/' && i < 0 && f != nil && strings.HasPrefix(f.text, "-> ") {
+				i = j
+			}
+		}
+		if i < 0 {
+			return m[p]
+		}
+		target, _, _ := strings.Cut(m[p[:i]].text[3:], " ")
+		p = path.Join(path.Dir(p[:i]), target) + p[i:]
+	}
+	return nil
 }
 
 // lines are as show has them.
@@ -169,8 +187,11 @@ func randomLayers(random []byte) (layers [][]string) {
 				}
 			}
 		}
-		// What a link to another link of its layer means is the index's business.
-		links = slices.DeleteFunc(links, func(l string) bool { _, to, _ := strings.Cut(l, " => "); return has[to] == 'h' || has[to] == 'd' })
+		// What a link to another link of its layer means, or through one, is the index's business.
+		links = slices.DeleteFunc(links, func(l string) bool {
+			_, to, _ := strings.Cut(l, " => ")
+			return has[to] == 'h' || has[to] == 'd' || isInFile(has, to)
+		})
 		layers = append(layers, append(entries, links...))
 	}
 	return layers

@@ -134,10 +134,7 @@ func (b *builder) through(it item) (string, error) {
 
 // follow replaces the beginning of a path, a symbolic link, by where it leads.
 func follow(it item, link, target string) (string, error) {
-	if !strings.HasPrefix(target, "/") {
-		target = path.Dir("/"+link) + "/" + target
-	}
-	to, err := cleanPath(path.Clean("/" + target + it.path[len(link):]))
+	to, err := behind(link, target, it.path[len(link):])
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("behind a symbolic link: %w", err)
@@ -145,4 +142,12 @@ func follow(it item, link, target string) (string, error) {
 		return "", errors.New("too many symbolic links above it")
 	}
 	return to, nil
+}
+
+// behind is where a path leads that goes on behind a symbolic link: never out of the root.
+func behind(link, target, rest string) (string, error) {
+	if !strings.HasPrefix(target, "/") {
+		target = path.Dir("/"+link) + "/" + target
+	}
+	return cleanPath(path.Clean("/" + target + rest))
 }

@@ -100,31 +100,36 @@ type node struct {
 	folder *merged
 }
 
-// walk finds what stands at a path.
-func (f *merged) walk(ctx context.Context, path string) (node, error) {
-	n := node{folder: f}
+// walk goes along a path as far as there are folders. rest is what is left of the path behind a file that is on the way.
+func (f *merged) walk(ctx context.Context, path string) (n node, rest string, err error) {
+	n = node{folder: f}
 	for name := range strings.SplitSeq(path, "/") {
 		if n.folder == nil {
-			return node{}, notFound(path)
+			return n, path, nil
 		}
-		var err error
 		if n, err = n.folder.find(ctx, name); err != nil {
-			return node{}, err
+			return node{}, "", err
 		}
+		path = path[min(len(path), len(name)+1):]
 	}
-	return n, nil
+	return n, "", nil
 }
 
 // target is the file that a foreign link stands for in the layers below its own, and the path it has there; other files stand for
-// themselves. It ends, as each link leads further down.
+// themselves.
 func (m *merge) target(ctx context.Context, n node) (_ node, path string, err error) {
+	hops := maxHops
+	return m.follow(ctx, n, &hops)
+}
+
+// follow is target, and goes through so many symbolic links at the most. It ends, as each hard link leads further down.
+func (m *merge) follow(ctx context.Context, n node, hops *int) (_ node, path string, err error) {
 	for n.folder == nil && isForeign(n.typ) {
 		info, err := m.stat(ctx, n.part)
 		if err != nil {
 			return node{}, "", err
 		}
-		path = info.Target
-		if n, err = m.below[n.layer].walk(ctx, path); err != nil {
+		if n, path, err = m.reach(ctx, n.layer, info.Target, hops); err != nil {
 			return node{}, "", err
 		}
 		if n.folder != nil {
@@ -132,6 +137,31 @@ func (m *merge) target(ctx context.Context, n node) (_ node, path string, err er
 		}
 	}
 	return n, path, nil
+}
+
+// reach finds what stands at a path in the first layers, through symbolic links on the way, as link(2) does. They lead to nothing
+// outside of the root.
+func (m *merge) reach(ctx context.Context, layers int, path string, hops *int) (_ node, real string, err error) {
+	for ; *hops >= 0; *hops-- {
+		n, rest, err := m.below[layers].walk(ctx, path)
+		if err != nil || rest == "" {
+			return n, path, err
+		}
+		if n, _, err = m.follow(ctx, n, hops); err != nil {
+			return node{}, "", err
+		}
+		if n.typ != unix.S_IFLNK {
+			break
+		}
+		info, err := m.stat(ctx, n.part)
+		if err != nil {
+			return node{}, "", err
+		}
+		if path, err = behind(path[:len(path)-len(rest)-1], info.Target, "/"+rest); err != nil {
+			break
+		}
+	}
+	return node{}, "", notFound(path)
 }
 
 // resolve is target for what is shown: a link to nowhere is reported.
