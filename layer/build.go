@@ -85,9 +85,6 @@ func (b *build) abandon() {
 func (b *build) run() {
 	defer b.cancel()
 	x, err := b.open()
-	if err == nil {
-		err = b.report(x)
-	}
 	b.err = err
 	b.l.finished(b, x, err)
 	close(b.done)
@@ -107,15 +104,24 @@ func (b *build) open() (*index, error) {
 	if err := b.make(); err != nil {
 		return nil, err
 	}
+	b.l.renewed(b.name)
 	return b.kept()
 }
 
+// kept opens the index that is kept, and tells what is wrong with the layer.
 func (b *build) kept() (*index, error) {
+	if b.l.isStale(b.name) {
+		return nil, errDamaged
+	}
 	file, err := b.l.o.Store.OpenIndex(b.name)
 	if err != nil {
 		return nil, err
 	}
-	return openIndex(file, b.l.pool)
+	x, err := openIndex(file, b.l.pool)
+	if err != nil {
+		return nil, err
+	}
+	return x, b.report(x)
 }
 
 func (b *build) make() error {

@@ -35,6 +35,8 @@ type Layers struct {
 	idle   int // how many of these nobody uses
 	builds map[string]*build
 	broken map[string]error // layers that can't be understood
+	worn   map[string]int   // how often the index of a layer was found damaged
+	stale  map[string]bool  // indexes that are kept, and damaged
 }
 
 // What stays open or is remembered, though nobody uses it.
@@ -56,7 +58,7 @@ func New(o Options) *Layers {
 	}
 	l := &Layers{
 		o: o, pool: newPagePool(pagesMemory), spans: newContents(o.Memory), turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
-		live: map[string]*opened{}, builds: map[string]*build{}, broken: map[string]error{},
+		live: map[string]*opened{}, builds: map[string]*build{}, broken: map[string]error{}, worn: map[string]int{}, stale: map[string]bool{},
 	}
 	l.unzip, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(keepFrom)) // only options can fail
 	l.ctx, l.stop = context.WithCancelCause(context.Background())
@@ -105,6 +107,7 @@ func (l *Layers) Index(ctx context.Context, src image.Source, d image.Descriptor
 type opened struct {
 	*fetcher
 	users int
+	gone  bool      // it is not live any more
 	idle  time.Time // since when nobody does
 }
 
@@ -241,11 +244,13 @@ func (l *Layers) trim() {
 func (u *used) release() {
 	u.l.mu.Lock()
 	defer u.l.mu.Unlock()
-	if u.o.users--; u.o.users == 0 {
+	switch u.o.users--; {
+	case u.o.users > 0:
+	case u.o.gone:
+		u.o.x.close()
+	default:
 		u.o.idle = time.Now()
 		u.l.idle++
 		u.l.trim()
 	}
 }
-
-var _ files = (*used)(nil)

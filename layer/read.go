@@ -10,7 +10,7 @@ import (
 func (u *used) readAt(ctx context.Context, ino inode, p []byte, off int64) (int, error) {
 	r, err := u.record(ino)
 	if err != nil {
-		return 0, err
+		return 0, u.judge(err)
 	}
 	if off < 0 || off >= r.size {
 		return 0, io.EOF
@@ -26,7 +26,7 @@ func (u *used) readAt(ctx context.Context, ino inode, p []byte, off int64) (int,
 		n, err = u.content(ctx, p, r.data+off)
 	}
 	if err != nil {
-		return n, layerError(u.d, err)
+		return n, layerError(u.d, u.judge(err))
 	}
 	return n, end
 }
