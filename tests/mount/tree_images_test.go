@@ -5,7 +5,6 @@ package mount_test
 import (
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,7 +36,7 @@ func realImages(t *testing.T) []realImage {
 	return []realImage{
 		{"bookworm", d.bookwormImage, nil},
 		{"trixie", d.trixieImage, nil},
-		{"links", linksImage, []quirk{umociAttributes}},
+		{"links", linksImage, []quirk{umociEmpty}},
 		{"static", staticImage, []quirk{implied}},
 		{"ten", tenImage, []quirk{implied}},
 	}
@@ -51,16 +50,18 @@ func implied(_ string, want, got node) node {
 	return want
 }
 
-// umociAttributes puts right what umoci makes of the attributes of linksImage: it loses those without a value, and does not know that
-// GNU tar writes "=" in a name as "%3D".
-func umociAttributes(path string, want, got node) node {
-	want.xattrs = maps.Clone(want.xattrs)
-	for name, value := range want.xattrs {
-		delete(want.xattrs, name)
-		want.xattrs[strings.ReplaceAll(name, "%3D", "=")] = value
+// top knows that the top folder of a tree is like all other folders of a mount, since to look at it must not fetch a layer.
+func top(path string, want, got node) node {
+	if path == "." {
+		want.mode, want.mtime = unix.S_IFDIR|0o555, time.Unix(0, 0).UTC()
 	}
+	return want
+}
+
+// umociEmpty puts right that umoci 0.4.7 loses attributes without a value: the archive/tar of its Go takes them for removed.
+func umociEmpty(path string, want, got node) node {
 	if path == "attrs/empty" {
-		want.xattrs["user.empty"] = ""
+		want.xattrs = map[string]string{"user.empty": ""}
 	}
 	return want
 }
@@ -82,7 +83,7 @@ func TestRootfsIsWhatUmociUnpacks(t *testing.T) {
 			r.PushImage(t, "real/"+real.name+":v1", image)
 			want := walk(t, unpacked(t, made.umoci))
 			at := m.At(r.Host, "real", real.name, "tags/v1")
-			sameTree(t, want, walk(t, filepath.Join(at, "rootfs")), real.quirks...)
+			sameTree(t, want, walk(t, filepath.Join(at, "rootfs")), append(real.quirks, top)...)
 			sameLayers(t, made.pushed, image, at)
 		})
 	}
@@ -107,7 +108,7 @@ func TestRootfsAfterEachLayer(t *testing.T) {
 		name := fmt.Sprint("ten/first", n)
 		r.PushImage(t, name+":v1", imageIn(t, made.pushed, "v1"))
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			sameTree(t, walk(t, unpacked(t, made.umoci)), walk(t, m.At(r.Host, name, "tags/v1/rootfs")), implied)
+			sameTree(t, walk(t, unpacked(t, made.umoci)), walk(t, m.At(r.Host, name, "tags/v1/rootfs")), implied, top)
 		})
 	}
 }
@@ -126,11 +127,11 @@ func sameLayers(t *testing.T, dir string, image v1.Image, at string) {
 		}
 		to := t.TempDir()
 		blob := filepath.Join(dir, "blobs", "sha256", layer.Digest.Hex)
-		_, complaints, err := try(t, "tar", "-C", to, "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpzf", blob)
+		_, complaints, err := try(t, "tar", "-C", to, "--xattrs", "--xattrs-include=*", "--numeric-owner", "--delay-directory-restore", "-xpzf", blob)
 		if err != nil && !strings.Contains(complaints, "Cannot hard link") {
 			t.Fatalf("%v\n%s", err, complaints)
 		}
-		sameTree(t, walk(t, to), walk(t, filepath.Join(at, "layers", fmt.Sprintf("%02d", i), "tree")), implied)
+		sameTree(t, walk(t, to), walk(t, filepath.Join(at, "layers", fmt.Sprintf("%02d", i), "tree")), implied, top)
 		compared++
 	}
 	if compared == 0 {

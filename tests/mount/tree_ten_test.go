@@ -50,8 +50,7 @@ var tenLayers = []string{
 	w data/old
 	w app/link
 	w app/pipe
-	w app/nothing
-	w nowhere/at/all`,
+	w app/nothing`,
 	// An opaque folder, said first.
 	`d app/lib
 	o app/lib
