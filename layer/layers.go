@@ -254,3 +254,10 @@ func (u *used) release() {
 		u.l.trim()
 	}
 }
+
+// isOpen tells whether a layer's index is open.
+func (l *Layers) isOpen(d image.Descriptor) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live[indexName(d)] != nil
+}
