@@ -52,6 +52,13 @@ func (c *contents) get(key spanKey, cost int64) (s *spanContent, isNew bool) {
 	return s, true
 }
 
+// has tells whether the content of a span is there, or being made.
+func (c *contents) has(key spanKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.spans[key] != nil
+}
+
 // settle ends the making of a span's content. A failure is not remembered.
 func (c *contents) settle(s *spanContent, d *decoded, err error) {
 	c.mu.Lock()

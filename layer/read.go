@@ -79,24 +79,55 @@ func (u *used) content(ctx context.Context, p []byte, off int64) (n int, err err
 	return n, nil
 }
 
-// decoded is the content of a span, from memory or made now.
+// decoded is the content of a span, from memory or made now. Who comes from the span before it finds the next one made, too.
 func (u *used) decoded(ctx context.Context, i int, s span) (*decoded, error) {
-	c, isNew := u.l.spans.get(spanKey{u.o.name, i}, int64(s.ulen)+int64(s.clen)/2)
+	c, isNew := u.l.spans.get(u.key(i), s.cost())
 	if isNew {
-		l, load := u.l, u.again()
-		if err := l.spawn(func() {
-			defer load.release()
-			d, err := load.load(l.ctx, i, s)
-			l.spans.settle(c, d, err)
-		}); err != nil {
-			load.release()
-			l.spans.settle(c, nil, err)
+		u.make(c, i, s, false)
+		if u.l.spans.has(u.key(i - 1)) {
+			u.prepare(i + 1)
 		}
 	}
 	if err := c.wait(ctx); err != nil {
 		return nil, err
 	}
 	return c.decoded, nil
+}
+
+func (u *used) key(i int) spanKey { return spanKey{u.o.name, i} }
+
+// cost is about what the content of a span takes in memory.
+func (s *span) cost() int64 { return int64(s.ulen) + int64(s.clen)/2 }
+
+// prepare makes all of a span's content, if there is such a span.
+func (u *used) prepare(i int) {
+	if i >= u.count(secSpans, spanSize) {
+		return
+	}
+	s, err := u.spanAt(i)
+	if err != nil {
+		return // who reads it will see
+	}
+	if c, isNew := u.l.spans.get(u.key(i), s.cost()); isNew {
+		u.make(c, i, s, true)
+	}
+}
+
+// make makes the content of a span beside the caller; whole makes all of it at once.
+func (u *used) make(c *spanContent, i int, s span, whole bool) {
+	l, load := u.l, u.again()
+	err := l.spawn(func() {
+		defer load.release()
+		d, err := load.load(l.ctx, i, s)
+		l.spans.settle(c, d, err)
+		if whole && err == nil {
+			_, _ = d.upTo(int(s.ulen)) // the error stays for who reads
+		}
+	})
+	if err != nil {
+		load.release()
+		l.spans.settle(c, nil, err)
+	}
 }
 
 // again is one more use of the files.
