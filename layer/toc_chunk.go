@@ -131,16 +131,14 @@ func (c *chunker) write(s span) error {
 	return err
 }
 
-// flush writes what waited, now that it is known where that ends at the latest. What is between two chunks is not theirs, and can
-// be a lot: no more is fetched than what the worst compressor makes of a chunk.
+// flush writes what waited, now that it is known where that ends at the latest.
 func (c *chunker) flush(end int64) error {
 	for _, s := range c.waiting {
 		if s.kind != spanZero {
 			if end <= s.coff || end > c.limit {
 				return fmt.Errorf("it begins at %d, and ends at %d: %w", s.coff, end, errChunk)
 			}
-			s.clen = clamp(min(end-s.coff, 2*(int64(s.skip)+int64(s.ulen))+64<<10))
-			if s.clen > maxSpan {
+			if s.clen = clamp(min(end-s.coff, s.need())); s.clen > maxSpan {
 				return fmt.Errorf("a chunk of %d bytes in the blob: %w", s.clen, errTooMuch)
 			}
 		}
@@ -150,6 +148,16 @@ func (c *chunker) flush(end int64) error {
 	}
 	c.waiting = c.waiting[:0]
 	return nil
+}
+
+// need is how many bytes a chunk can have in the blob, if its compressor is the worst. What is behind it there is not its own, and can
+// be a lot. It is a power of two, so that chunks from the same place on have mostly the same bytes, which are fetched once.
+func (s *span) need() int64 {
+	n := int64(64 << 10)
+	for n < 64<<10+2*(int64(s.skip)+int64(s.ulen)) {
+		n *= 2
+	}
+	return n
 }
 
 // endFile ends a file, all of whose chunks must have come.
