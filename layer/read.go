@@ -105,7 +105,7 @@ func (u *used) prepare(i int) {
 		return
 	}
 	s, err := u.spanAt(i)
-	if err != nil {
+	if err != nil || s.kind == spanZero {
 		return // who reads it will see
 	}
 	if c, isNew := u.l.spans.get(u.key(i), s.cost()); isNew {
