@@ -30,8 +30,8 @@ type known struct {
 // How many inodes the kernel may know before it is asked to let go of some, for how many new ones it is asked again, and how many
 // are named at once.
 const (
-	maxKnown   = 80_000
-	pruneEach  = 16_000
+	maxKnown   = 70_000
+	pruneEach  = 8_000
 	pruneBatch = 512
 )
 
