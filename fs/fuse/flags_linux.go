@@ -23,5 +23,8 @@ func mountFlags(options []string) (flags uintptr, rest []string) {
 			rest = append(rest, o)
 		}
 	}
+	if flags == 0 { // go-fuse would take its own instead; this the kernel takes for 0
+		flags = syscall.MS_MGC_VAL
+	}
 	return flags, rest
 }
