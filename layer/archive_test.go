@@ -273,8 +273,6 @@ func (p *place) tree(t testing.TB, blob []byte) ([]shown, error) {
 	return walkAll(t.Context(), f)
 }
 
-func at(sec, nsec int64) time.Time { return time.Unix(sec, nsec) }
-
 func long(n int) string { return strings.Repeat("n", n) }
 
 // longPath is a path of n bytes with names that are not too long.

@@ -100,4 +100,4 @@ type Options struct {
 }
 
 // DefaultMemory is how much decompressed content is remembered, unless Options say otherwise.
-const DefaultMemory = 48 << 20
+const DefaultMemory = 32 << 20

@@ -21,7 +21,7 @@ const (
 var errTooMuch = errors.New("too much")
 
 var (
-	errDotDot   = errors.New("a name with ..")
+	errDotDot   = errors.New("a name with a .. in it")
 	errLongName = errors.New("a name that is too long")
 	errNul      = errors.New("a name with a NUL")
 )

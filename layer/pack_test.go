@@ -5,7 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"os/exec"
-	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -53,7 +53,11 @@ func chunks(b []byte, n int) (all [][]byte) {
 // realTar is a tar archive of real files.
 func realTar(t testing.TB) []byte {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "tar", "-C", runtime.GOROOT()+"/src", "-c", "net", "crypto", "testing", "unicode").Output()
+	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	out, err := exec.CommandContext(t.Context(), "tar", "-C", strings.TrimSpace(string(root))+"/src", "-c", "net", "crypto", "testing", "unicode").Output()
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
