@@ -137,7 +137,7 @@ var tarTests = map[string]tarTest{
 	"names with dots": {
 		blob:     archive(root, ent{name: "../a", body: "1"}, ent{name: "b/../c", body: "1"}, ent{name: "..", typ: '5'}, ent{name: "...", body: "2"}, ent{name: "..a", body: "3"}),
 		want:     []string{`. d755`, `... f644 "2"`, `..a f644 "3"`},
-		problems: []string{`"../a" is left out: a name with a .. in it`, `"b/../c" is left out: a name with ..`, `".." is left out: a name with ..`},
+		problems: []string{`"../a" is left out: a name with a .. in it`, `"b/../c" is left out: a name with a .. in it`, `".." is left out: a name with a .. in it`},
 		differs:  "it fails",
 	},
 	"an empty name": {
