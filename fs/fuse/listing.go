@@ -22,6 +22,8 @@ type listing struct {
 	// pending are entries to give before those that come.
 	pending []drawn
 	err     error // how the listing broke off
+	// dotted: the folder's own two entries were added.
+	dotted bool
 	// request is the one that is being answered, and given whether it got entries.
 	request context.Context
 	given   bool
@@ -52,7 +54,6 @@ func (n *node) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, ui
 			return nil, 0, n.fail("list", "", err)
 		}
 	}
-	l.pending = append(n.dots(), l.pending...)
 	if n.sealed {
 		return l, fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE, 0
 	}
@@ -169,6 +170,9 @@ func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno
 	if l.request != ctx {
 		l.request, l.given = ctx, false
 	}
+	if !l.dotted {
+		l.dotted, l.pending = true, append(l.n.dots(), l.pending...)
+	}
 	e, ok, err := l.next(ctx)
 	if err != nil && !l.given {
 		return nil, midway(l.n.fail("list", "", err))
@@ -195,7 +199,7 @@ func midway(e syscall.Errno) syscall.Errno {
 func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
 	l.end()
 	l.batches, l.err = nil, nil
-	l.pending = l.n.dots()
+	l.dotted, l.pending = true, l.n.dots()
 	for range off {
 		_, ok, err := l.next(ctx)
 		if err != nil {
