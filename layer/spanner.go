@@ -29,7 +29,7 @@ const maxSpan = 64 << 20
 // many to be kept.
 const (
 	keepRatio = 4
-	keepFree  = 64 << 20
+	keepFree  = 16 << 20
 )
 
 // maxContent is the most that a layer may expand to, in bytes.

@@ -12,6 +12,7 @@ type stream struct {
 	r     io.Reader
 	spans *spanner
 	off   int64
+	err   error // stays: a reader that got all it wanted may not look at the error that came with it
 
 	// raw is what was read from rawFrom on, as long as there is a limit to it.
 	raw      []byte
@@ -23,8 +24,11 @@ type stream struct {
 const maxRaw = 8 << 20
 
 func (s *stream) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
 	n, err := s.r.Read(p)
-	if n == 0 {
+	if s.err = err; n == 0 {
 		return n, err
 	}
 	if from := max(0, s.rawFrom-s.off); s.rawLimit > 0 && from < int64(n) {
