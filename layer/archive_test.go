@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -271,6 +272,8 @@ func (p *place) tree(t testing.TB, blob []byte) ([]shown, error) {
 	defer f.release()
 	return walkAll(t.Context(), f)
 }
+
+func at(sec, nsec int64) time.Time { return time.Unix(sec, nsec) }
 
 func long(n int) string { return strings.Repeat("n", n) }
 
