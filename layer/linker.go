@@ -104,11 +104,28 @@ func (l *linker) find(seq uint32) (m meaning, last uint32, ok bool) {
 	}
 }
 
+// shorten has each hard link mean at once what it means in the end, or else the last link on the way: in a long chain, each would go
+// all the way.
+func (l *linker) shorten() {
+	slices.SortFunc(l.means, func(a, b meaning) int { return cmp.Compare(a.seq, b.seq) })
+	for i := range l.means {
+		m := &l.means[i]
+		if m.ino != 0 {
+			continue
+		}
+		if end, last, ok := l.find(m.via); ok {
+			m.ino, m.kind = end.ino, end.kind
+		} else {
+			m.via = last
+		}
+	}
+}
+
 // settle completes the entries of hard links, and counts the names of files that have several. It returns these names, and those of
 // hard links to files that the archive does not have, by inode.
 func (b *builder) settle() (several, foreign []inodeName, err error) {
 	l := &b.links
-	slices.SortFunc(l.means, func(a, b meaning) int { return cmp.Compare(a.seq, b.seq) })
+	l.shorten()
 	for _, link := range l.links {
 		m, last, ok := l.find(link.seq)
 		if !ok {
