@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/regfs/regfs/tests/registries"
 )
@@ -26,15 +27,17 @@ func main() {
 	os.Exit(registries.Main(func(t registries.TB) { run(t, flag.Arg(0), *data, *runs, chosen) }))
 }
 
-func run(t registries.TB, program, data string, runs int, chosen *regexp.Regexp) {
-	b := prepare(t, program, data)
-	b.runs = runs
-	b.intro(chosen.String())
+func run(t registries.TB, program, data string, runs int, only *regexp.Regexp) {
+	b := &bench{t: t, program: program, runs: runs}
+	chosen := slices.DeleteFunc(b.all(), func(m measurement) bool { return !only.MatchString(m.name) })
+	if len(chosen) == 0 {
+		t.Fatalf("there is no measurement %q, only %s", only, b.names())
+	}
+	b.prepare(data)
+	b.intro(only.String())
 	fmt.Println(header)
-	for _, m := range b.all() {
-		if chosen.MatchString(m.name) {
-			fmt.Print(m.rows())
-		}
+	for _, m := range chosen {
+		fmt.Print(m.rows())
 	}
 	b.method()
 }
@@ -79,6 +82,13 @@ func (b *bench) all() []measurement {
 	}
 }
 
+func (b *bench) names() (names []string) {
+	for _, m := range b.all() {
+		names = append(names, m.name)
+	}
+	return names
+}
+
 // bench is what all measurements share.
 type bench struct {
 	t       registries.TB
@@ -107,7 +117,8 @@ const (
 )
 
 // prepare makes the image, unless it is there, and pushes it to a new registry.
-func prepare(t registries.TB, program, data string) *bench {
+func (b *bench) prepare(data string) {
+	t := b.t
 	data, err := filepath.Abs(data)
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -121,7 +132,7 @@ func prepare(t registries.TB, program, data string) *bench {
 		t.Fatalf("%v", err)
 	}
 	os.Setenv("TMPDIR", tmp)
-	b := &bench{t: t, program: program, data: data}
+	b.data = data
 	img := openImage(t, filepath.Join(data, imageFolder))
 	b.registry = registries.Docker(t, registries.Config{Storage: registries.ManyTags(t, tagged, tagCount)})
 	b.registry.PushImage(t, repository+":v1", img)
@@ -130,7 +141,6 @@ func prepare(t registries.TB, program, data string) *bench {
 	b.local = filepath.Join(t.TempDir(), "local")
 	b.must(exec.CommandContext(t.Context(), "crane", "pull", "--format=oci", b.ref(), b.local))
 	b.size, b.largest = b.survey(b.local)
-	return b
 }
 
 // ref is the image at the registry, as clients write it.
