@@ -136,7 +136,7 @@ func (f folder) Temp() (*os.File, error) { return os.CreateTemp(string(f), "") }
 
 // indexSize compares the indexes of the image with its layers.
 func (b *bench) indexSize() string {
-	size, _ := b.survey(filepath.Join(b.index(b.ref()), "index"))
+	size, _ := b.survey(filepath.Join(b.index(b.ref()), "layers", "index"))
 	share := float64(size) / float64(b.size)
 	return row("size of the indexes, of that of the layers", "regfs index", fmt.Sprintf("%.1f MB: %.2f %%", float64(size)/1e6, 100*share), "≤ 4 %", share <= 0.04)
 }

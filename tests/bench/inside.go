@@ -58,7 +58,7 @@ func (b *bench) index(ref string) string {
 
 // forgetBlobs leaves a cache with nothing of layers but their indexes.
 func (b *bench) forgetBlobs(dir string) {
-	if err := os.RemoveAll(filepath.Join(dir, "spans")); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, "layers", "spans")); err != nil {
 		b.t.Fatalf("%v", err)
 	}
 	err := filepath.WalkDir(filepath.Join(dir, "blobs"), func(path string, entry fs.DirEntry, err error) error {

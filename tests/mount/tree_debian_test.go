@@ -54,7 +54,8 @@ func (d debians) trixieImage(ctx context.Context, dir string) (layouts, error) {
 		rm -r usr/share/zoneinfo etc/issue
 		echo UTC > usr/share/zoneinfo                            # a folder becomes a file
 		mkdir -p etc/issue/now; echo 1 > etc/issue/now/1         # and a file a folder
-		rm -r usr/share/man; ln -s doc usr/share/man             # a folder becomes a link to nowhere
+		rm -r usr/share/man                                      # a folder becomes a link to a new one
+		mkdir usr/share/handbook; ln -s handbook usr/share/man
 		mkdir usr/share/locale/new; rm -r usr/share/locale/de     # a folder changes and stays
 		sed -i s/trixie/changed/ etc/os-release
 		ln usr/bin/perl usr/bin/perl-too
