@@ -4,7 +4,7 @@
 # make test       runs every test; those that need a program or /dev/fuse skip without it, but fail when CI is set
 # make test-deps  installs what tests and benchmarks need, on Debian and its relatives
 # make check      formatting, vet, staticcheck, go.mod, and that everything compiles for the other platforms
-# make fuzz       runs each fuzz target for FUZZTIME (10s)
+# make fuzz       runs each fuzz target for FUZZTIME (60s)
 # make bench      measures, and prints a table; takes some twenty minutes and 8 GB of disk in bench/data; with BENCH="-only inside"
 #                 it measures only what has a name that matches
 # make clean      removes what was built, and the benchmarks' image
@@ -15,7 +15,7 @@ SHELL := /bin/bash
 
 GO       ?= go
 PREFIX   ?= /usr/local
-FUZZTIME ?= 10s
+FUZZTIME ?= 60s
 
 # The go command stamps the commit into the binary wherever git can tell it.
 VCS   := $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
@@ -79,7 +79,7 @@ check:
 fuzz:
 	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file func; do \
 	  echo "$${file%/*}: $${func#func }"; \
-	  $(GO) test -run='^$$' -fuzz="^$${func#func }$$" -fuzztime=$(FUZZTIME) "$${file%/*}"; done
+	  $(GO) test -run='^$$' -fuzz="^$${func#func }$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$${file%/*}"; done
 
 bench: build test-deps
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./tests/bench

@@ -9,8 +9,8 @@ import (
 )
 
 // spacing is how much a span has at least, in bytes, compressed or not. More of them make the index larger, fewer of them
-// make a read of a few bytes slower: at 1.25 MiB, about 2.5 ms and three to five percent of the blob (docs/BENCHMARKS.md).
-const spacing = 5 << 18
+// make a read of a few bytes slower: at 1 MiB, about 2 ms and three to five percent of the blob (docs/BENCHMARKS.md).
+const spacing = 1 << 20
 
 // A span of more than keepFrom bytes is not decompressed from its start for a few of them: what comes out is kept, in pieces of
 // keepSize.
