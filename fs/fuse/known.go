@@ -15,6 +15,8 @@ import (
 type known struct {
 	fuse.RawFileSystem
 	server *fuse.Server
+	// pruning is what goes on beside the requests.
+	pruning sync.WaitGroup
 
 	mu sync.Mutex
 	// lookups are how often the kernel was told of an inode and has not forgotten it yet.
@@ -49,7 +51,7 @@ func (k *known) Init(server *fuse.Server) {
 func (k *known) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	status := k.RawFileSystem.Lookup(cancel, header, name, out)
 	if status.Ok() && out.NodeId != 0 && k.add(out.NodeId) {
-		go k.prune()
+		k.pruning.Go(k.prune)
 	}
 	return status
 }

@@ -32,6 +32,7 @@ type Options struct {
 // Server is a mounted tree.
 type Server struct {
 	server *fuse.Server
+	known  *known
 }
 
 // maxRequest is the most that one read may ask for, in bytes: as much as fits, with its header, in the largest pipe that
@@ -52,11 +53,14 @@ func Mount(tree *fs.Tree, mountpoint string, o Options) (*Server, error) {
 	if err := server.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
-	return &Server{server}, nil
+	return &Server{server, raw}, nil
 }
 
 // Wait returns when the tree is not mounted any more, whoever took it down.
-func (s *Server) Wait() { s.server.Wait() }
+func (s *Server) Wait() {
+	s.server.Wait()
+	s.known.pruning.Wait()
+}
 
 // Unmount takes the mount down. It fails with EBUSY while files are open or working directories inside it.
 func (s *Server) Unmount() error { return s.server.Unmount() }
