@@ -225,7 +225,7 @@ func fuzzStream(t *testing.T, blob []byte, want []byte, must bool) {
 
 // FuzzGzip reads any gzip at random as the standard library does straight.
 func FuzzGzip(f *testing.F) {
-	for _, content := range [][]byte{nil, []byte("a"), mixture(3000)} {
+	for _, content := range [][]byte{nil, mixture(3000)} {
 		f.Add(gz(f, content), uint8(6), uint32(5000))
 		f.Add(gz(f, content, content), uint8(0), uint32(1))
 		f.Add(alternating(content), uint8(1), uint32(1<<20))
@@ -256,7 +256,7 @@ func FuzzGzip(f *testing.F) {
 
 // FuzzZstd reads any zstd at random as the library does straight.
 func FuzzZstd(f *testing.F) {
-	for _, content := range [][]byte{nil, []byte("a"), mixture(3000), make([]byte, 3000)} {
+	for _, content := range [][]byte{nil, mixture(3000), make([]byte, 3000)} {
 		f.Add(zs(f, content), uint32(5000))
 		f.Add(zs(f, content, content), uint32(1))
 		f.Add(append([]byte("P*M\x18\x03\x00\x00\x00abc"), zs(f, content)...), uint32(9))

@@ -262,19 +262,19 @@ func TestBounded(t *testing.T) {
 		"zstd of zeros":           {bytes.NewReader(zstdBomb([]byte{0}, 8<<20)), 96 << 20},
 		"zstd with a huge window": {bytes.NewReader(zstdBomb(noise, 128<<20)), 320 << 20},
 		"many files": {generated(func(w io.Writer) {
-			writeMany(w, 100_000, func(i int) ent { return ent{name: fmt.Sprintf("d%d/%s%d", i%50, long(80), i)} })
-		}), 150 << 20},
+			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprintf("d%d/%s%d", i%50, long(80), i)} })
+		}), 100 << 20},
 		"many files in one": {generated(func(w io.Writer) {
-			writeMany(w, 100_000, func(i int) ent { return ent{name: fmt.Sprint(long(90), i)} })
-		}), 150 << 20},
+			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprint(long(90), i)} })
+		}), 100 << 20},
 		"many hard links": {generated(func(w io.Writer) {
-			writeMany(w, 100_000, func(i int) ent { return ent{name: fmt.Sprint("l", i), typ: '1', link: fmt.Sprint("l", i-1)} })
-		}), 150 << 20},
+			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprint("l", i), typ: '1', link: fmt.Sprint("l", i-1)} })
+		}), 100 << 20},
 		"folders that come and go": {generated(func(w io.Writer) {
 			writeMany(w, 50_000, func(i int) ent {
 				return ent{name: strings.Repeat("a/", 1+i/900) + "b", typ: "05"[i%2]}
 			})
-		}), 150 << 20},
+		}), 100 << 20},
 		"symbolic links everywhere": {generated(func(w io.Writer) {
 			writeMany(w, 50_000, func(i int) ent {
 				if i%2 == 0 {
@@ -282,7 +282,7 @@ func TestBounded(t *testing.T) {
 				}
 				return ent{name: fmt.Sprint("l", i-1, "/y")}
 			})
-		}), 150 << 20},
+		}), 100 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			counted := &countingReader{r: test.blob}
