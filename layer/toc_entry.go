@@ -9,30 +9,29 @@ import (
 	"time"
 )
 
-// tocEntry is an entry of a table, whose members have these names but for the case of letters. Both formats have the same, but for
-// innerOffset, endOffset and chunkType
+// tocEntry is an entry of a table. Both formats have the same, but for innerOffset, endOffset and chunkType
 // (stargz-snapshotter, docs/estargz.md, "TOCEntry"; containers/storage, docs/containers-storage-zstd-chunked.md).
 type tocEntry struct {
-	Type     string
-	Name     string
-	LinkName string
-	Mode     int64
-	Size     int64
-	UID      int
-	GID      int
-	ModTime  string
-	DevMajor int64
-	DevMinor int64
-	Xattrs   map[string][]byte
+	Type     string            `json:"type"`
+	Name     string            `json:"name"`
+	LinkName string            `json:"linkName"`
+	Mode     int64             `json:"mode"`
+	Size     int64             `json:"size"`
+	UID      int               `json:"uid"`
+	GID      int               `json:"gid"`
+	ModTime  string            `json:"modtime"`
+	DevMajor int64             `json:"devMajor"`
+	DevMinor int64             `json:"devMinor"`
+	Xattrs   map[string][]byte `json:"xattrs"`
 
-	Digest      string
-	Offset      int64  // where the chunk begins in the blob
-	InnerOffset int64  // and where in what is decompressed from there on
-	EndOffset   int64  // where the file's last chunk ends
-	ChunkOffset int64  // where in the file it is
-	ChunkSize   int64  // how much of the file it is; all that is left, if 0
-	ChunkType   string // "zeros", or "" for what is in the blob
-	ChunkDigest string // of its content
+	Digest      string `json:"digest"`
+	Offset      int64  `json:"offset"`      // where the chunk begins in the blob
+	InnerOffset int64  `json:"innerOffset"` // and where in what is decompressed from there on
+	EndOffset   int64  `json:"endOffset"`   // where the file's last chunk ends
+	ChunkOffset int64  `json:"chunkOffset"` // where in the file it is
+	ChunkSize   int64  `json:"chunkSize"`   // how much of the file it is; all that is left, if 0
+	ChunkType   string `json:"chunkType"`   // "zeros", or "" for what is in the blob
+	ChunkDigest string `json:"chunkDigest"` // of its content
 }
 
 const (
