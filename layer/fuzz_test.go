@@ -188,7 +188,7 @@ func indexStream(l *Layers, store Store, d image.Descriptor, blob []byte) error 
 // stretched is content as long as several spans, made of a little.
 func stretched(seed []byte) []byte {
 	var b bytes.Buffer
-	for i := 0; b.Len() < 2600<<10 && len(seed) > 0; i++ {
+	for i := 0; b.Len() < 1400<<10 && len(seed) > 0; i++ {
 		b.Write(seed)
 		b.WriteByte(byte(i * i >> 3))
 		if i%97 == 0 {

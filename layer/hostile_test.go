@@ -239,7 +239,7 @@ func TestBounded(t *testing.T) {
 	for i := range noise {
 		noise[i] = byte(rand.Uint32())
 	}
-	const expanded = 150 << 20
+	const expanded = 100 << 20
 	bomb := func(text []byte) func(io.Writer) {
 		return func(w io.Writer) {
 			w.Write(ent{name: "a", edit: func(h []byte) { number8(h[124:136], expanded) }}.bytes())
@@ -262,27 +262,27 @@ func TestBounded(t *testing.T) {
 		"zstd of zeros":           {bytes.NewReader(zstdBomb([]byte{0}, 8<<20)), 96 << 20},
 		"zstd with a huge window": {bytes.NewReader(zstdBomb(noise, 128<<20)), 320 << 20},
 		"many files": {generated(func(w io.Writer) {
-			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprintf("d%d/%s%d", i%50, long(80), i)} })
-		}), 100 << 20},
+			writeMany(w, 25_000, func(i int) ent { return ent{name: fmt.Sprintf("d%d/%s%d", i%50, long(80), i)} })
+		}), 80 << 20},
 		"many files in one": {generated(func(w io.Writer) {
-			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprint(long(90), i)} })
-		}), 100 << 20},
+			writeMany(w, 25_000, func(i int) ent { return ent{name: fmt.Sprint(long(90), i)} })
+		}), 80 << 20},
 		"many hard links": {generated(func(w io.Writer) {
-			writeMany(w, 60_000, func(i int) ent { return ent{name: fmt.Sprint("l", i), typ: '1', link: fmt.Sprint("l", i-1)} })
-		}), 100 << 20},
+			writeMany(w, 25_000, func(i int) ent { return ent{name: fmt.Sprint("l", i), typ: '1', link: fmt.Sprint("l", i-1)} })
+		}), 80 << 20},
 		"folders that come and go": {generated(func(w io.Writer) {
-			writeMany(w, 50_000, func(i int) ent {
+			writeMany(w, 25_000, func(i int) ent {
 				return ent{name: strings.Repeat("a/", 1+i/900) + "b", typ: "05"[i%2]}
 			})
-		}), 100 << 20},
+		}), 80 << 20},
 		"symbolic links everywhere": {generated(func(w io.Writer) {
-			writeMany(w, 50_000, func(i int) ent {
+			writeMany(w, 25_000, func(i int) ent {
 				if i%2 == 0 {
 					return ent{name: fmt.Sprint("l", i), typ: '2', link: fmt.Sprint("l", i+2, "/x")}
 				}
 				return ent{name: fmt.Sprint("l", i-1, "/y")}
 			})
-		}), 100 << 20},
+		}), 80 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			counted := &countingReader{r: test.blob}

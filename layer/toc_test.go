@@ -294,7 +294,7 @@ func manyFiles(t testing.TB) ([]byte, map[string][]byte) {
 
 func TestTableFetchesLittle(t *testing.T) {
 	raw, want := manyFiles(t)
-	for _, format := range []string{"eStargz", "eStargz, shared member", "zstd:chunked", "both"} {
+	for _, format := range []string{"eStargz, shared member", "both"} {
 		make := tabled[format]
 		t.Run(format, func(t *testing.T) {
 			p := newPlace(t)

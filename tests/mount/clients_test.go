@@ -196,7 +196,7 @@ func TestSchema1(t *testing.T) {
 	if manifest.SchemaVersion != 1 {
 		t.Errorf("manifest.json has the schema %d", manifest.SchemaVersion)
 	}
-	want := []string{"digest", "inspect.json", "layers", "manifest.json", "referrers"}
+	want := []string{"digest", "inspect.json", "layers", "manifest.json", "referrers", "rootfs"}
 	if got := list(t, m, r.Host, "team/old/tags/v1"); !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
