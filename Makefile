@@ -50,7 +50,7 @@ install: build
 
 test:
 	@$(if $(RACE),,echo "no C compiler ($(CC)): testing without the race detector")
-	$(GO) test $(RACE) ./...
+	$(GO) test $(RACE) -timeout 20m ./...
 
 test-deps: tools
 	@dpkg -s $(DEBS) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && \

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/google/go-containerregistry/pkg/v1/random"
+
 	"github.com/regfs/regfs/fs/stage"
 	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
@@ -130,7 +132,12 @@ func TestCopyRepository(t *testing.T) {
 			from.PushImage(t, "team/app:v1", registries.Image(t, registries.Platforms[0], "1"))
 			from.PushImage(t, "team/app:v2", registries.Image(t, registries.Platforms[0], "2"))
 			from.PushArtifact(t, "team/app:docs")
-			to.PushImage(t, "team/copy:old", registries.Image(t, registries.Platforms[0], "old"))
+			// It has no blob of the others: cp goes by inode numbers, and one that is there already may come when all is pushed.
+			other, err := random.Image(1000, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to.PushImage(t, "team/copy:old", other)
 			old := manifestOf(t, to.Registry, "team/copy:old")
 			m := mounted.New(t, mounted.Options{})
 			to.Reset()

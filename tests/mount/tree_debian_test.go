@@ -32,7 +32,7 @@ func (d debians) bookwormImage(ctx context.Context, dir string) (layouts, error)
 	}
 	tar := filepath.Join(dir, "bookworm.tar")
 	// Without the many small files that the other system has, too.
-	if err := shell(ctx, `tar -C "$1" --exclude=./usr/share/{doc,locale,zoneinfo,i18n} --numeric-owner --xattrs --xattrs-include='*' -cf "$2" .`, system, tar); err != nil {
+	if err := shell(ctx, `tar -C "$1" --exclude='./usr/share/*' --numeric-owner --xattrs --xattrs-include='*' -cf "$2" .`, system, tar); err != nil {
 		return layouts{}, err
 	}
 	return writeLayouts(ctx, dir, packed{tar: tar, packing: pigz})
