@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -283,8 +284,8 @@ func (p *place) noneLeft(t *testing.T, d image.Descriptor) {
 		}
 	}
 	open, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Skip("no /proc")
+	if err != nil && runtime.GOOS == "linux" {
+		t.Error(err)
 	}
 	for _, e := range open {
 		if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); filepath.Dir(to) == p.store.dir && to != filepath.Join(p.store.dir, indexName(d)) {

@@ -70,9 +70,7 @@ func realFolder(t *testing.T) string {
 
 // What GNU tar packs, in all its formats, is what is shown.
 func TestPacked(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can make devices")
-	}
+	needRoot(t)
 	dir := realFolder(t)
 	want := inWords(readUnpacked(t, dir))
 	for _, format := range []string{

@@ -101,7 +101,7 @@ func fuzzed(f *testing.F) *Layers {
 func fuzzTable(t *testing.T, l *Layers, blob []byte, notes map[string]string) {
 	v, ok := vouched(notes)
 	if !ok {
-		t.Skip()
+		return // nothing vouches for a table, so none is looked for
 	}
 	src := &blobs{content: map[digest.Digest][]byte{}}
 	d := src.add(blob)
