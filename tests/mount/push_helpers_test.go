@@ -193,16 +193,22 @@ var (
 func cutAt(n int64, then func()) registries.Fault {
 	var mu sync.Mutex
 	done := false
-	return func(e *registries.Exchange) (*http.Response, error) {
+	// part is how much of a request of size goes through, if the cut is in it.
+	part := func(size int64) (_ int64, cut bool) {
 		mu.Lock()
-		size := max(e.Request.ContentLength, 0)
+		defer mu.Unlock()
 		if done || n >= size {
 			n -= size
-			mu.Unlock()
-			return e.Send()
+			return 0, false
 		}
 		done = true
-		mu.Unlock()
+		return n, true
+	}
+	return func(e *registries.Exchange) (*http.Response, error) {
+		n, cut := part(max(e.Request.ContentLength, 0))
+		if !cut {
+			return e.Send()
+		}
 		if then != nil {
 			defer then()
 		}
