@@ -18,6 +18,8 @@ func (s sinkPlace) Push(_ context.Context, d image.Descriptor, _ image.Content) 
 	return image.Uploaded, s.p.asked("push %s", d.MediaType)
 }
 
+func (sinkPlace) Expect(context.Context, image.Descriptor, []byte) error { return nil }
+
 func (s sinkPlace) Tag(_ context.Context, _ image.Descriptor, raw []byte, tag string) error {
 	err := s.p.asked("tag %s", tag)
 	if err == nil || errors.Is(err, errLostAnswer) {

@@ -124,6 +124,9 @@ func (r *run) below(ctx context.Context, d image.Descriptor, depth int) ([]byte,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Digest, err)
 	}
+	if err := r.to.Expect(ctx, d, raw); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(int(2 * r.jobs))
 	for _, child := range m.Children() {

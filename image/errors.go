@@ -1,6 +1,9 @@
 package image
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What can be wrong with an image or the place it lives in. Places translate their own errors into these once, at
 // their edge, and wrap them with the operation and the object, in the place's own words: test with errors.Is.
@@ -27,3 +30,18 @@ var (
 	// What is known of it from before may be used instead.
 	ErrUnavailable = errors.New("unavailable")
 )
+
+// FormError is the error of a layer that its place has only in another form: a containers-storage keeps layers unpacked. To who
+// does not look for it, the layer is not there (ErrNotFound).
+type FormError struct {
+	// Want was asked for; Have is the same layer as it can be had from the same place, most often uncompressed.
+	Want, Have Descriptor
+}
+
+// Error says what there is.
+func (e *FormError) Error() string {
+	return fmt.Sprintf("%s is here only as %s, %s", e.Want.Digest, e.Have.MediaType, e.Have.Digest)
+}
+
+// Is makes it an ErrNotFound.
+func (e *FormError) Is(target error) bool { return target == ErrNotFound }

@@ -40,11 +40,23 @@ type Host interface {
 	io.Closer
 }
 
+// Place is where images have full names, their host's first: all registries, a containers-storage, a Docker engine, a docker
+// archive. It is safe for concurrent use.
+type Place interface {
+	// Hosts lists the hosts of the names that images have, in order. Where the place can't know them all, as the world's
+	// registries, the sequence is one ErrUnsupported.
+	Hosts(ctx context.Context) iter.Seq2[string, error]
+	// Host opens one of them. It asks for nothing: a host of no image is found out by use.
+	Host(name string) (Host, error)
+	io.Closer
+}
+
 // Source reads one repository, whatever carries it. It is safe for concurrent use.
 //
 // Every method ends: with the context, or when the place did not move a byte for as long as it was told to wait.
 type Source interface {
-	// Resolve says what a tag, a digest, or "" (the only image) names now, without reading it: a registry is sent a HEAD.
+	// Resolve says what a tag, a digest, or "" (the only image) names now, without reading it: a registry is sent a HEAD. Where images
+	// are counted or have IDs, "@" and a position from 0 on or an ID names one, too (Ref.Name).
 	// ErrNotFound when there is no such image.
 	Resolve(ctx context.Context, ref string) (Descriptor, error)
 	// Manifest reads the manifest or index that a tag, a digest or "" names, whole, in one request. The bytes match

@@ -4,6 +4,8 @@ import (
 	"net"
 	"regexp"
 	"strconv"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The grammars of the distribution-spec ("Pulling manifests"), and of host names as image names have them. A host needs a dot
@@ -14,6 +16,7 @@ var (
 	tagName   = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	hostName  = regexp.MustCompile(`^(localhost|(localhost|[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*|\[[0-9a-fA-F:]+\]):[0-9]{1,5}|` +
 		`[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*(\.[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*)+(:[0-9]{1,5})?)$`)
+	layoutName = regexp.MustCompile(`^[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*(/[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*)*$`)
 )
 
 // maxName is the longest host and repository that clients and registries agree to take, in bytes.
@@ -40,3 +43,12 @@ func ValidComponent(name string) bool { return len(name) <= maxName && component
 
 // ValidTag tells whether a repository could have this tag.
 func ValidTag(name string) bool { return tagName.MatchString(name) }
+
+// maxLayoutName is longer than any full name of an image, in bytes.
+const maxLayoutName = 1024
+
+// ValidLayoutName tells whether an image in a layout may go by this name: one of the image-spec (annotations.md,
+// org.opencontainers.image.ref.name), or a tag that a registry could have. A digest names one already.
+func ValidLayoutName(name string) bool {
+	return len(name) <= maxLayoutName && (ValidTag(name) || layoutName.MatchString(name)) && digest.Digest(name).Validate() != nil
+}

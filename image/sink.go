@@ -10,6 +10,10 @@ import (
 // Every method ends: with the context, or when the place did not move a byte for as long as it was told to wait. What fails
 // has left every tag as it was, unless the place took a request and its answer was lost for good.
 type Sink interface {
+	// Expect tells the place what is coming: the manifest or index raw, which d describes, before anything of it is pushed. A place
+	// that can't hold such an image, or not with such parts, is ErrUnsupported, which says what it can't hold. It changes nothing
+	// that others see. Places that keep layers in order store them as they come if they were told, and all in the end if not.
+	Expect(ctx context.Context, d Descriptor, raw []byte) error
 	// Push stores d, blob or manifest, unless it is there, and says how it got there. A manifest's children must be there
 	// before; it gets no tag. A Size of -1 is for content that is still being made: its reader ends in io.EOF only when it
 	// is whole. ErrDigest when the content does not match d; nothing is stored then.

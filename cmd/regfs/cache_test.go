@@ -50,16 +50,16 @@ func keepImage(t *testing.T, store *cache.Cache) {
 	r, _ := source(t)
 	client := registry.New(registry.Options{Timeout: 10 * time.Second, Insecure: []string{r.Host}})
 	defer client.Close()
-	n, err := parseName("docker://" + r.Host + "/hello:v1")
+	n, err := parseRef("docker://" + r.Host + "/hello:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := n.source(t.Context(), store.Through(client.Host))
+	src, err := hosts(store.Through(client.Host)).source(t.Context(), n)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	root, err := n.resolve(t.Context(), src)
+	root, err := find(t.Context(), n, src)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/regfs/regfs/copy"
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/layout/oci"
 	"github.com/regfs/regfs/registry"
 )
 
@@ -62,11 +61,11 @@ func sourceAndDestination(_ *cobra.Command, args []string) error {
 
 // copyNamed copies from one name to another, until it is interrupted.
 func copyNamed(ctx context.Context, c *config, source, destination string, stderr io.Writer, quiet bool) error {
-	from, err := parseName(source)
+	from, err := parseRef(source)
 	if err != nil {
 		return err
 	}
-	to, err := parseName(destination)
+	to, err := parseRef(destination)
 	if err != nil {
 		return err
 	}
@@ -110,71 +109,24 @@ func endings() []os.Signal {
 }
 
 // copyImage copies what one name names to where the other one says, and returns what that is.
-func copyImage(ctx context.Context, client *registry.Client, from, to name, events func(copy.Event)) (image.Descriptor, error) {
+func copyImage(ctx context.Context, client *registry.Client, from, to image.Ref, events func(copy.Event)) (image.Descriptor, error) {
 	defer client.Close()
-	src, err := from.source(ctx, client.Host)
+	src, err := hosts(client.Host).source(ctx, from)
 	if err != nil {
 		return image.Descriptor{}, err
 	}
 	defer src.Close()
-	root, err := from.resolve(ctx, src)
+	root, err := find(ctx, from, src)
 	if err != nil {
 		return root, err
 	}
-	if to.digest != "" && to.digest != root.Digest {
+	if to.Digest != "" && to.Digest != root.Digest {
 		return root, fmt.Errorf("%s is %s, which can't be put at %s", from, root.Digest, to)
 	}
-	dst, err := to.sink(ctx, client)
+	dst, err := hosts(client.Host).sink(ctx, to)
 	if err != nil {
 		return root, err
 	}
 	defer dst.Close()
-	return root, copy.Run(ctx, dst, copy.From(src, from.repository), root, copy.Options{Tags: to.tags(), Events: events})
-}
-
-// source opens the place that n is in. Registries are opened by host.
-func (n name) source(ctx context.Context, open func(host string) (image.Host, error)) (image.Source, error) {
-	if n.path != "" {
-		return oci.Open(n.path)
-	}
-	host, err := open(n.repository.Host)
-	if err != nil {
-		return nil, err
-	}
-	return host.Source(ctx, n.repository.Name)
-}
-
-func (n name) sink(ctx context.Context, client *registry.Client) (image.Sink, error) {
-	if n.path != "" {
-		return oci.Create(n.path)
-	}
-	host, err := client.Host(n.repository.Host)
-	if err != nil {
-		return nil, err
-	}
-	return host.Sink(ctx, n.repository.Name)
-}
-
-// resolve says what n names in its place.
-func (n name) resolve(ctx context.Context, src image.Source) (image.Descriptor, error) {
-	if n.digest == "" {
-		return src.Resolve(ctx, n.tag)
-	}
-	d, err := src.Resolve(ctx, n.digest.String())
-	if err != nil || n.tag == "" {
-		return d, err
-	}
-	tagged, err := src.Resolve(ctx, n.tag)
-	if err == nil && tagged.Digest != d.Digest {
-		err = fmt.Errorf("%s: the tag is %s", n, tagged.Digest)
-	}
-	return d, err
-}
-
-// tags are what n has an image put under. In a layout, an image without a tag is listed all the same, or nobody would find it.
-func (n name) tags() []string {
-	if n.tag == "" && n.path == "" {
-		return nil
-	}
-	return []string{n.tag}
+	return root, copy.Run(ctx, dst, copy.From(src, from.Repository), root, copy.Options{Tags: tags(to), Events: events})
 }

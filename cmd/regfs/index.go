@@ -65,13 +65,13 @@ func someImages(_ *cobra.Command, args []string) error {
 
 // indexNamed indexes the layers of all that is named, until it is interrupted.
 func indexNamed(ctx context.Context, c *config, images []string, all bool, stderr io.Writer, quiet bool) error {
-	var names []name
+	var refs []image.Ref
 	for _, text := range images {
-		n, err := parseName(text)
+		n, err := parseRef(text)
 		if err != nil {
 			return err
 		}
-		names = append(names, n)
+		refs = append(refs, n)
 	}
 	if err := c.checkTimeout(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func indexNamed(ctx context.Context, c *config, images []string, all bool, stder
 	}
 	p := newProgress(stderr, quiet)
 	x := &indexing{c: c, all: all, p: p, seen: map[digest.Digest]bool{}}
-	err := interruptible(ctx, func(ctx context.Context) error { return x.run(ctx, names) })
+	err := interruptible(ctx, func(ctx context.Context) error { return x.run(ctx, refs) })
 	p.close()
 	if err == nil && !quiet {
 		fmt.Fprintf(stderr, "layers indexed now: %d, before: %d\n", len(x.layers)-x.before, x.before)
@@ -110,7 +110,7 @@ type todo struct {
 }
 
 // run fails when something failed, which it has told by then.
-func (x *indexing) run(ctx context.Context, names []name) error {
+func (x *indexing) run(ctx context.Context, refs []image.Ref) error {
 	log := slog.New(slog.NewTextHandler(x.p, nil))
 	store, err := cache.New(cache.Options{Dir: x.c.cacheDir, Size: x.c.cacheSize, Timeout: x.c.timeout, Log: log})
 	if err != nil {
@@ -123,9 +123,9 @@ func (x *indexing) run(ctx context.Context, names []name) error {
 		fmt.Fprintf(x.p, "%s: %s\n", short(d.Digest), problem)
 	}})
 	defer layers.Close()
-	open := store.Through(client.Host)
-	for _, n := range names {
-		src, err := n.source(ctx, open)
+	open := hosts(store.Through(client.Host))
+	for _, n := range refs {
+		src, err := open.source(ctx, n)
 		if err == nil {
 			defer src.Close()
 			err = x.find(ctx, src, n)
@@ -163,8 +163,8 @@ func (x *indexing) tell(ctx context.Context, err error) {
 }
 
 // find finds the layers of an image: of the platform, or of all.
-func (x *indexing) find(ctx context.Context, src image.Source, n name) error {
-	root, err := n.resolve(ctx, src)
+func (x *indexing) find(ctx context.Context, src image.Source, n image.Ref) error {
+	root, err := find(ctx, n, src)
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (x *indexing) find(ctx context.Context, src image.Source, n name) error {
 	})
 }
 
-func (x *indexing) findOne(ctx context.Context, src image.Source, n name, root image.Descriptor) error {
+func (x *indexing) findOne(ctx context.Context, src image.Source, n image.Ref, root image.Descriptor) error {
 	m, err := manifest(ctx, src, root)
 	if err == nil && m.IsIndex() {
 		d, ok := image.Select(m.Manifests, x.c.platform)

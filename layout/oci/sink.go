@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,16 +14,8 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// nameGrammar is what the image-spec (annotations.md) says a name in a layout may be. A tag that a registry could have may be one, too.
-var nameGrammar = regexp.MustCompile(`^[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*(/[A-Za-z0-9]+(([-._:@+]|--)[A-Za-z0-9]+)*)*$`)
-
-// maxName is longer than any full name of an image, in bytes.
-const maxName = 1024
-
-// ValidName tells whether an image in a layout may go by this name. A digest names one already.
-func ValidName(name string) bool {
-	return len(name) <= maxName && (image.ValidTag(name) || nameGrammar.MatchString(name)) && digest.Digest(name).Validate() != nil
-}
+// Expect implements image.Sink: a layout holds everything.
+func (l *Layout) Expect(ctx context.Context, _ image.Descriptor, _ []byte) error { return ctx.Err() }
 
 // Push implements image.Sink. A blob's file of the right size is taken for the blob; a manifest is read again first, and so is
 // what is of unknown size. A manifest with a subject is listed in index.json, without a name, so that it can be found.
@@ -180,7 +171,7 @@ func (l *Layout) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag st
 }
 
 func (l *Layout) tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
-	if tag != "" && !ValidName(tag) {
+	if tag != "" && !image.ValidLayoutName(tag) {
 		return fmt.Errorf("no image can have that name: %w", image.ErrInvalid)
 	}
 	m, err := image.ParseManifest(d.MediaType, raw)

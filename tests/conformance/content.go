@@ -2,9 +2,15 @@
 package conformance
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -59,6 +65,64 @@ func NewContent() Content {
 	c.Missing = describe(v1.MediaTypeImageLayerGzip, random("missing", 5000))
 	c.MissingManifest = describe(v1.MediaTypeImageManifest, []byte(`{"missing":true}`))
 	return c
+}
+
+// Images makes the content of a place that holds images only: Image, of layers that are gzipped tars, under tag ("" for no tag) and,
+// if lists, an Index of two such images under the tag "multi".
+func Images(tag string, lists bool) Content {
+	c := Content{Tags: map[string]image.Descriptor{}}
+	if lists {
+		amd64, arm64 := c.realImage("amd64", 1000, 5000), c.realImage("arm64", 1, 2000)
+		amd64.Platform = &image.Platform{OS: "linux", Architecture: "amd64"}
+		arm64.Platform = &image.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
+		c.Platforms = []image.Descriptor{amd64, arm64}
+		c.Index = c.manifest(v1.MediaTypeImageIndex, v1.Index{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: c.Platforms,
+		})
+		c.Tags["multi"] = c.Index
+	}
+	c.Image = c.realImage(runtime.GOARCH, 3000, largeBlob)
+	if tag != "" {
+		c.Tags[tag] = c.Image
+	}
+	c.Missing = describe(v1.MediaTypeImageLayerGzip, random("missing", 5000))
+	c.MissingManifest = describe(v1.MediaTypeImageManifest, []byte(`{"missing":true}`))
+	return c
+}
+
+// realImage is an image whose layers are gzipped tars of one file each, of so many bytes.
+func (c *Content) realImage(architecture string, files ...int) image.Descriptor {
+	config := v1.Image{Platform: v1.Platform{OS: "linux", Architecture: architecture}, RootFS: v1.RootFS{Type: "layers"}}
+	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
+	for i, size := range files {
+		plain := layer(fmt.Sprintf("%s-%d", architecture, i), size)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
+		config.History = append(config.History, v1.History{CreatedBy: "a test"})
+		m.Layers = append(m.Layers, c.blob(v1.MediaTypeImageLayerGzip, zipped(plain)))
+	}
+	raw, _ := json.Marshal(config)
+	m.Config = c.blob(v1.MediaTypeImageConfig, raw)
+	return c.manifest(v1.MediaTypeImageManifest, m)
+}
+
+// layer is a tar of one file that does not compress.
+func layer(name string, size int) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(size), ModTime: time.Unix(1, 0)}); err != nil {
+		panic(err)
+	}
+	w.Write(random(name, size))
+	w.Close()
+	return b.Bytes()
+}
+
+func zipped(plain []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	w.Write(plain)
+	w.Close()
+	return b.Bytes()
 }
 
 // TagNames are the names of all tags, sorted.

@@ -22,8 +22,7 @@ import (
 // Sink tests that a Sink keeps what image.Sink promises. open makes it, over a repository that is empty and nobody else's, and a
 // Source that reads the same repository. Both are closed at the end of the test.
 func Sink(t *testing.T, open func(t *testing.T) (image.Sink, image.Source)) {
-	content := NewContent()
-	for name, test := range map[string]func(*testing.T, *sinkSuite){
+	run(t, open, NewContent(), map[string]func(*testing.T, *sinkSuite){
 		"All":            testPushAll,
 		"How":            testHow,
 		"Sent":           testSent,
@@ -40,12 +39,30 @@ func Sink(t *testing.T, open func(t *testing.T) (image.Sink, image.Source)) {
 		"Concurrent":     testConcurrentPush,
 		"ConcurrentTag":  testConcurrentTag,
 		"Names":          testSinkNames,
-	} {
+	})
+}
+
+// SinkOfImages is Sink for a place that holds whole images and nothing else: what is pushed can be read, and is kept, when a
+// manifest names it. The content is at least an Image and what it takes.
+func SinkOfImages(t *testing.T, content Content, open func(t *testing.T) (image.Sink, image.Source)) {
+	run(t, open, content, map[string]func(*testing.T, *sinkSuite){
+		"All":           testPushAll,
+		"Sent":          testSent,
+		"FaultOfImage":  testFaultOfImage,
+		"WrongOfImage":  testWrongOfImage,
+		"DeleteUnknown": testDeleteUnknown,
+		"CancelImage":   testCancelImage,
+		"Names":         testSinkNames,
+	})
+}
+
+func run(t *testing.T, open func(t *testing.T) (image.Sink, image.Source), content Content, tests map[string]func(*testing.T, *sinkSuite)) {
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			sink, src := open(t)
 			defer src.Close()
 			defer sink.Close()
-			test(t, &sinkSuite{suite{content, src}, sink})
+			test(t, &sinkSuite{suite{Content: content, src: src}, sink})
 		})
 	}
 }
@@ -90,11 +107,6 @@ func (s *sinkSuite) tag(t *testing.T, d image.Descriptor, tag string) error {
 // raw is the manifest d.
 func (s *sinkSuite) raw(d image.Descriptor) []byte {
 	return s.Manifests[slices.IndexFunc(s.Manifests, func(e Entry) bool { return e.Digest == d.Digest })].Bytes
-}
-
-// large is a blob that takes a while.
-func (s *sinkSuite) large() Entry {
-	return s.Blobs[slices.IndexFunc(s.Blobs, func(e Entry) bool { return e.Size == largeBlob })]
 }
 
 // bring is content that is at hand.
@@ -235,7 +247,7 @@ func (broken) Read([]byte) (int, error) { return 0, errFault }
 
 // testWrong pushes what does not match its descriptor, blobs and manifests.
 func testWrong(t *testing.T, s *sinkSuite) {
-	for _, e := range []Entry{s.large(), s.Blobs[0], s.Blobs[1]} {
+	for _, e := range []Entry{s.largest(), s.Blobs[0], s.Blobs[1]} {
 		for what, content := range wrong(e.Bytes) {
 			s.wrong(t, what, e.Descriptor, content)
 		}
@@ -266,7 +278,7 @@ func (s *sinkSuite) wrong(t *testing.T, what string, d image.Descriptor, content
 
 // testUnknownSize pushes what nobody knows the size of.
 func testUnknownSize(t *testing.T, s *sinkSuite) {
-	for _, e := range []Entry{s.large(), s.Blobs[0]} {
+	for _, e := range []Entry{s.largest(), s.Blobs[0]} {
 		unknown := e
 		unknown.Size = -1
 		for what, content := range wrong(e.Bytes) {
@@ -282,12 +294,8 @@ func testUnknownSize(t *testing.T, s *sinkSuite) {
 
 // testCancelPush cancels before and amid. Nothing is stored then, and the next Push is none the worse for it.
 func testCancelPush(t *testing.T, s *sinkSuite) {
-	e := s.large()
+	e := s.largest()
 	ctx, cancel := context.WithCancel(t.Context())
-	halfway := func(ctx context.Context, off int64) (io.ReadCloser, error) {
-		half := bytes.NewReader(e.Bytes[min(off, e.Size/2) : e.Size/2])
-		return io.NopCloser(io.MultiReader(half, &hanging{ctx, cancel})), nil
-	}
 	cancelled := func(what string, fn func() error) {
 		ends(t, what, func() error {
 			err := fn()
@@ -298,7 +306,7 @@ func testCancelPush(t *testing.T, s *sinkSuite) {
 		})
 	}
 	cancelled("a push", func() error {
-		_, err := s.sink.Push(ctx, e.Descriptor, image.Content{Open: halfway})
+		_, err := s.sink.Push(ctx, e.Descriptor, image.Content{Open: halfway(e.Bytes, cancel)})
 		return err
 	})
 	cancelled("a push of what was cancelled before", func() error {
@@ -311,6 +319,14 @@ func testCancelPush(t *testing.T, s *sinkSuite) {
 	s.tagged(t, "cancel a tag", nil)
 	s.push(t, e, bring(e.Bytes))
 	s.present(t, "push after a cancelled one", e)
+}
+
+// halfway is content that comes to its middle, and then cancels who reads it.
+func halfway(content []byte, cancel func()) func(ctx context.Context, off int64) (io.ReadCloser, error) {
+	return func(ctx context.Context, off int64) (io.ReadCloser, error) {
+		half := content[:len(content)/2]
+		return io.NopCloser(io.MultiReader(bytes.NewReader(half[min(off, int64(len(half))):]), &hanging{ctx, cancel})), nil
+	}
 }
 
 // hanging is content that cancels who reads it and never comes.

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"
@@ -22,9 +23,13 @@ import (
 // prompt is how long a cancelled operation may take.
 const prompt = 5 * time.Second
 
-// Source tests that a Source keeps what image.Source promises. open makes it, over a repository that holds the content.
+// Source tests that a Source keeps what image.Source promises. open makes it, over a repository that holds NewContent.
 func Source(t *testing.T, open func(t *testing.T, content Content) image.Source) {
-	content := NewContent()
+	SourceOf(t, NewContent(), open)
+}
+
+// SourceOf is Source for a place that can't hold all of NewContent: over a repository that holds this content, at least an Image.
+func SourceOf(t *testing.T, content Content, open func(t *testing.T, content Content) image.Source) {
 	for name, test := range map[string]func(*testing.T, *suite){
 		"Resolve":    testResolve,
 		"Manifest":   testManifest,
@@ -43,7 +48,7 @@ func Source(t *testing.T, open func(t *testing.T, content Content) image.Source)
 		t.Run(name, func(t *testing.T) {
 			src := open(t, content)
 			defer src.Close()
-			test(t, &suite{content, src})
+			test(t, &suite{Content: content, src: src})
 		})
 	}
 }
@@ -134,6 +139,9 @@ func (s *suite) read(ctx context.Context, d image.Descriptor) ([]byte, error) {
 
 // testVerify fetches what does not match its descriptor. It must not be taken for whole.
 func testVerify(t *testing.T, s *suite) {
+	if s.Corrupt.Digest == "" {
+		s.Corrupt.Descriptor = s.Missing
+	}
 	_, err := s.read(t.Context(), s.Corrupt.Descriptor)
 	if !errors.Is(err, image.ErrDigest) && !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("fetch corrupt content: %v, want %v, or %v of a place that can't hold it", err, image.ErrDigest, image.ErrNotFound)
@@ -189,7 +197,7 @@ func testTags(t *testing.T, s *suite) {
 		// Registries without referrers keep them under tags, as the distribution-spec wants it.
 		got = slices.DeleteFunc(got, func(name string) bool { return strings.HasPrefix(name, "sha256-") })
 		slices.Sort(got)
-		if diff := cmp.Diff(names[i:], got); diff != "" && len(got)+len(names[i:]) > 0 {
+		if diff := gocmp.Diff(names[i:], got); diff != "" && len(got)+len(names[i:]) > 0 {
 			t.Errorf("tags after %q (-want +got):\n%s", after, diff)
 		}
 	}
@@ -199,6 +207,13 @@ func testTags(t *testing.T, s *suite) {
 }
 
 func testReferrers(t *testing.T, s *suite) {
+	if s.Referrer.Digest == "" {
+		got, err := collect(s.src.Referrers(t.Context(), s.Image, ""))
+		if len(got) > 0 || err != nil && !errors.Is(err, image.ErrUnsupported) {
+			t.Errorf("referrers where there are none: %v, %v", got, err)
+		}
+		return
+	}
 	for _, c := range []struct {
 		what, artifactType string
 		subject            image.Descriptor
@@ -218,7 +233,7 @@ func testReferrers(t *testing.T, s *suite) {
 			}
 		}
 		is(t, "referrers "+c.what, err, nil)
-		if diff := cmp.Diff(c.want, digests); diff != "" {
+		if diff := gocmp.Diff(c.want, digests); diff != "" {
 			t.Errorf("referrers %s (-want +got):\n%s", c.what, diff)
 		}
 	}
@@ -263,7 +278,7 @@ func testNames(t *testing.T, s *suite) {
 // testCancel cancels before and amid. What is answered without waiting may be answered.
 func testCancel(t *testing.T, s *suite) {
 	ctx, cancel := context.WithCancel(t.Context())
-	large := s.Blobs[slices.IndexFunc(s.Blobs, func(e Entry) bool { return e.Size == largeBlob })]
+	large := s.largest()
 	r, err := s.src.Fetch(ctx, large.Descriptor)
 	if err != nil {
 		t.Fatal(err)
@@ -288,6 +303,11 @@ func testCancel(t *testing.T, s *suite) {
 	equal(t, "fetch after a cancelled one", got, large.Bytes)
 }
 
+// largest is a blob that takes a while.
+func (s *suite) largest() Entry {
+	return slices.MaxFunc(s.Blobs, func(a, b Entry) int { return cmp.Compare(a.Size, b.Size) })
+}
+
 // ends tests that fn returns promptly, and if with an error then with that of its context.
 func ends(t *testing.T, what string, fn func() error) {
 	t.Helper()
@@ -304,14 +324,17 @@ func ends(t *testing.T, what string, fn func() error) {
 }
 
 func testWalk(t *testing.T, s *suite) {
+	root, want := s.Index, 1+2*4 // the index, and of each platform the manifest, the config and two layers
+	if root.Digest == "" {
+		root, want = s.Image, len(s.Blobs)+1
+	}
 	var seen []digest.Digest
-	err := image.Walk(t.Context(), s.src, s.Index, func(d image.Descriptor, _ *image.Manifest, err error) error {
+	err := image.Walk(t.Context(), s.src, root, func(d image.Descriptor, _ *image.Manifest, err error) error {
 		seen = append(seen, d.Digest)
 		return err
 	})
 	is(t, "walk", err, nil)
-	// The index, and of each platform the manifest, the config and two layers.
-	if len(seen) != 1+2*4 || seen[0] != s.Index.Digest {
+	if len(seen) != want || seen[0] != root.Digest {
 		t.Errorf("walk saw %v", seen)
 	}
 }
