@@ -75,7 +75,7 @@ func (v *version) dockerFiles(ctx context.Context) ([]layout.File, error) {
 		return nil, err
 	}
 	name := ""
-	if v.tag != "" {
+	if v.tag != "" && v.repo.name != "" {
 		name = v.repo.name + ":" + v.tag
 	}
 	return layout.Docker(ctx, v.repo.src, d, name)

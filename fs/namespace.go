@@ -43,27 +43,73 @@ type namespace struct {
 	host image.Host
 	// registry is the host's name, name the path below it: "" for the registry itself.
 	registry, name string
+	kind           kind
 }
 
+// kind is what stands in a namespace.
+type kind int
+
+const (
+	repositories kind = iota // of one registry
+	hosts                    // of several: names begin with a registry's
+	single                   // one repository, at the top
+)
+
 func newNamespace(t *Tree, h image.Host, registry, name string) *namespace {
-	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Mode: dirMode}}, t, h, registry, name}
+	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Mode: dirMode}}, t, h, registry, name, repositories}
+}
+
+// newPlace is the folder of a place that is no registry.
+func newPlace(t *Tree, name string, p Named) *namespace {
+	n := newNamespace(t, p.Host, name, "")
+	if n.kind = hosts; p.Single {
+		n.kind = single
+	}
+	return n
 }
 
 func (n *namespace) Lookup(ctx context.Context, name string) (Node, error) {
 	if isReserved(name) {
 		return n.special(ctx, name)
 	}
-	component, ok := unescape(name)
-	path := strings.TrimPrefix(n.name+"/"+component, "/")
-	if !ok || !image.ValidRepository(path) {
+	path, ok := n.below(name)
+	if !ok {
 		return nil, fmt.Errorf("repository %s/%s: %w", n.name, name, image.ErrNotFound)
 	}
-	return newNamespace(n.tree, n.host, n.registry, path), nil
+	below := newNamespace(n.tree, n.host, n.registry, path)
+	below.kind = n.kind
+	return below, nil
+}
+
+// below is the path of what has a name in this folder, if a repository's name can begin that way.
+func (n *namespace) below(name string) (path string, ok bool) {
+	if n.kind == hosts && n.name == "" {
+		return name, image.ValidHost(name) && !isClutter(name)
+	}
+	component, ok := unescape(name)
+	path = strings.TrimPrefix(n.name+"/"+component, "/")
+	_, repository := n.split(path)
+	return path, ok && n.kind != single && image.ValidRepository(repository)
+}
+
+// split takes the registry off a name that begins with one.
+func (n *namespace) split(name string) (registry, repository string) {
+	if n.kind != hosts {
+		return n.registry, name
+	}
+	registry, repository, _ = strings.Cut(name, "/")
+	return registry, repository
+}
+
+// holds tells whether a repository can stand at this very folder.
+func (n *namespace) holds() bool {
+	_, repository := n.split(n.name)
+	return n.kind == single || repository != ""
 }
 
 // special finds a folder of the repository itself.
 func (n *namespace) special(ctx context.Context, name string) (Node, error) {
-	if n.name == "" {
+	if !n.holds() {
 		return nil, fmt.Errorf("%s of the registry %s itself: %w", name, n.registry, image.ErrNotFound)
 	}
 	r, err := n.repository(ctx)
@@ -83,6 +129,9 @@ func (n *namespace) special(ctx context.Context, name string) (Node, error) {
 
 // path is where the folder stands below the mount.
 func (n *namespace) path() string {
+	if n.name == "" {
+		return n.registry
+	}
 	parts := strings.Split(n.name, "/")
 	for i, p := range parts {
 		parts[i] = escape(p)
@@ -91,26 +140,34 @@ func (n *namespace) path() string {
 }
 
 func (n *namespace) repository(ctx context.Context) (*repository, error) {
-	name := n.name
-	if n.registry == "docker.io" && !strings.Contains(name, "/") {
+	registry, name := n.split(n.name)
+	if registry == "docker.io" && !strings.Contains(name, "/") {
 		name = "library/" + name
+	}
+	full := image.Repository{Host: registry, Name: name}
+	if n.kind == hosts {
+		name = full.String()
 	}
 	src, err := n.host.Source(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	at := image.Repository{Host: n.registry, Name: name}
-	return &repository{tree: n.tree, host: n.host, src: src, at: at, path: n.path(), name: at.String()}, nil
+	r := &repository{tree: n.tree, host: n.host, src: src, at: at, path: n.path(), name: full.String()}
+	if n.kind == single {
+		r.name = ""
+	}
+	return r, nil
 }
 
 // List shows the repositories below, and the folders of the one that stands here if there is one.
 func (n *namespace) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		l := &namespaceList{namespace: n, yield: yield, seen: map[uint64]bool{}}
-		if !l.below(ctx) {
+		l := &namespaceList{namespace: n, yield: yield, seen: map[uint64]bool{}, exists: n.kind == single}
+		if !l.exists && !l.deeper(ctx) {
 			return
 		}
-		if !l.exists && len(l.seen) == 0 && n.name != "" {
+		if !l.exists && len(l.seen) == 0 && n.holds() {
 			if err := l.ask(ctx); err != nil {
 				yield(Entry{}, err)
 				return
@@ -130,9 +187,9 @@ type namespaceList struct {
 	exists bool // there is a repository of this very name
 }
 
-// below shows the next components of the repositories that stand below. Not all registries sort their catalog, so it goes to
+// deeper shows the next components of the repositories that stand below. Not all registries sort their catalog, so it goes to
 // the end of it. A registry without a catalog shows none, and any path still works when named. It tells whether to go on.
-func (l *namespaceList) below(ctx context.Context) bool {
+func (l *namespaceList) deeper(ctx context.Context) bool {
 	first := true
 	for name, err := range l.host.Repositories(ctx, l.name[:max(0, len(l.name)-1)]) {
 		if first && (errors.Is(err, image.ErrUnsupported) || errors.Is(err, image.ErrDenied)) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"path"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ func sitePath(s stage.Status) string {
 	if tag == "" {
 		tag = layoutSiteName
 	}
-	return s.Registry + "/" + s.Repository + "/" + tag + ".json"
+	return path.Join(s.Registry, s.Repository, tag+".json")
 }
 
 // all are the statuses of what is below the folder, by the rest of their paths.

@@ -47,6 +47,9 @@ func (s *site) change(ctx context.Context, fn func(*stage.Staging) error) error 
 	if store == nil {
 		return unix.EROFS
 	}
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
 	for {
 		l, err := store.Begin(s.at)
 		if err != nil {
@@ -62,6 +65,26 @@ func (s *site) change(ctx context.Context, fn func(*stage.Staging) error) error 
 			return ctx.Err()
 		}
 	}
+}
+
+// writable tells before anything is staged that the place takes nothing.
+func (s *site) writable(ctx context.Context) error {
+	sink, err := s.repo.host.Sink(ctx, s.repo.at.Name)
+	if errors.Is(err, image.ErrUnsupported) {
+		return unix.EROFS
+	}
+	if err == nil {
+		err = sink.Close()
+	}
+	return ignoreUnavailable(err)
+}
+
+// ignoreUnavailable: what can't be asked now may be there when it is pushed.
+func ignoreUnavailable(err error) error {
+	if errors.Is(err, image.ErrUnavailable) {
+		return nil
+	}
+	return err
 }
 
 // creating is how who asks makes a file: what others have staged, and he does not see yet, is not in his way.

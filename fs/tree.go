@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ type Options struct {
 	Host func(name string) (image.Host, error)
 	// Hosts are the names of the registries to list, those known from use, in any order. Any other can be named.
 	Hosts func() []string
+	// Named are places beside the registries, by the names of their folders without the "@" that these begin with.
+	Named map[string]Named
+	// Only, if not nil, is all there is: the mount is the folder of its one repository, whose name is "".
+	Only image.Host
 	// Blobs opens content for random reads.
 	Blobs image.Blobs
 	// Layers opens layers as trees of files.
@@ -39,6 +44,14 @@ type Options struct {
 	AllowDelete bool
 	// Control are files of .regfs/, by name, each made anew at every open.
 	Control map[string]func() []byte
+}
+
+// Named is a place that stands beside the registries.
+type Named struct {
+	// Host has the repositories of the place.
+	Host image.Host
+	// Single tells that it is one repository, whose name is "". Else their names begin with a registry's: Merge makes such a Host.
+	Single bool
 }
 
 // Tree is the whole namespace. It is safe for concurrent use.
@@ -125,13 +138,19 @@ func (t *Tree) host(name string) (image.Host, error) {
 	return h, err
 }
 
-// Close closes all registries that were opened. Nothing of the tree is to be used after that.
+// Close closes all registries that were opened, and all places. Nothing of the tree is to be used after that.
 func (t *Tree) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var all error
 	for _, h := range t.hosts {
 		all = errors.Join(all, h.Close())
+	}
+	for _, p := range t.o.Named {
+		all = errors.Join(all, p.Host.Close())
+	}
+	if t.o.Only != nil {
+		all = errors.Join(all, t.o.Only.Close())
 	}
 	return all
 }
@@ -142,9 +161,15 @@ type root struct {
 	tree *Tree
 }
 
-func (r *root) Lookup(_ context.Context, name string) (Node, error) {
+func (r *root) Lookup(ctx context.Context, name string) (Node, error) {
 	if name == controlName {
 		return r.tree.control(), nil
+	}
+	if only := r.tree.o.Only; only != nil {
+		return newPlace(r.tree, "", Named{only, true}).Lookup(ctx, name)
+	}
+	if named, ok := strings.CutPrefix(name, "@"); ok {
+		return r.named(named)
 	}
 	if !image.ValidHost(name) || isClutter(name) {
 		return nil, fmt.Errorf("registry %q: %w", name, image.ErrNotFound)
@@ -156,12 +181,28 @@ func (r *root) Lookup(_ context.Context, name string) (Node, error) {
 	return newNamespace(r.tree, h, name, ""), nil
 }
 
-func (r *root) List(context.Context) iter.Seq2[Entry, error] {
+func (r *root) named(name string) (Node, error) {
+	p, ok := r.tree.o.Named[name]
+	if !ok {
+		return nil, fmt.Errorf("place @%s: %w", name, image.ErrNotFound)
+	}
+	return newPlace(r.tree, "@"+name, p), nil
+}
+
+func (r *root) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		if !yield(dirEntry(controlName, r.tree.ino(controlName)), nil) {
 			return
 		}
-		for _, name := range slices.Sorted(slices.Values(r.tree.o.Hosts())) {
+		if only := r.tree.o.Only; only != nil {
+			newPlace(r.tree, "", Named{only, true}).List(ctx)(yield)
+			return
+		}
+		names := r.tree.o.Hosts()
+		for name := range r.tree.o.Named {
+			names = append(names, "@"+name)
+		}
+		for _, name := range slices.Sorted(slices.Values(names)) {
 			if !yield(dirEntry(name, r.tree.ino(name, "")), nil) {
 				return
 			}

@@ -54,6 +54,17 @@ type Ref struct {
 // String is the name as it was given.
 func (r Ref) String() string { return r.text }
 
+// Place is the name of the place alone, as ParsePlace reads it.
+func (r Ref) Place() string {
+	switch {
+	case r.Transport == Registry:
+		return "docker://"
+	case r.Transport == ContainersStorage && r.Path != "":
+		return string(r.Transport) + ":[" + r.Path + "]"
+	}
+	return string(r.Transport) + ":" + r.Path
+}
+
 // Name is what Source.Resolve of the place is asked for: a digest, the tag, "@" and a position or an ID, or "".
 func (r Ref) Name() string {
 	switch {
@@ -237,4 +248,45 @@ func (r *Ref) ostreeName(rest string) error {
 		return errors.New("an OSTree repository knows no digests: write a tag")
 	}
 	return nil
+}
+
+// ParsePlace reads the name of a place without that of an image in it: docker://, containers-storage:[STORE], docker-daemon:, or a
+// transport and a path.
+func ParsePlace(text string) (Ref, error) {
+	r := Ref{text: text, Position: -1}
+	transport, rest, found := strings.Cut(text, ":")
+	err := unknownTransport(transport, found)
+	if r.Transport = Transport(transport); found && grammars[r.Transport] != nil {
+		err = r.place(rest)
+	}
+	if err != nil {
+		return Ref{}, fmt.Errorf("%q: %w", text, &nameError{err})
+	}
+	return r, nil
+}
+
+// place reads what stands behind the colon of a place's name.
+func (r *Ref) place(rest string) error {
+	switch r.Transport {
+	case Registry, DockerDaemon:
+		if strings.Trim(rest, "/") != "" {
+			return errors.New("leave the image away: a place is meant")
+		}
+		return nil
+	case ContainersStorage:
+		store, ok := strings.CutPrefix(rest, "[")
+		if rest == "" || ok && strings.HasSuffix(store, "]") {
+			r.Path = strings.TrimSuffix(store, "]")
+			return nil
+		}
+		return errors.New("leave the image away, or write the store in brackets: a place is meant")
+	case OSTree:
+		r.Path = rest
+		return r.onlyPath(rest)
+	case OCI, OCIArchive, DockerArchive:
+		if strings.Contains(rest, ":") {
+			return errors.New("leave the image away: a place is meant")
+		}
+	}
+	return r.onlyPath(rest)
 }

@@ -110,3 +110,27 @@ func TestParseRefRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestParsePlace(t *testing.T) {
+	for text, want := range map[string]Ref{
+		"docker://":                      {Transport: Registry},
+		"docker-daemon:":                 {Transport: DockerDaemon},
+		"containers-storage:":            {Transport: ContainersStorage},
+		"containers-storage:[vfs@/a+/b]": {Transport: ContainersStorage, Path: "vfs@/a+/b"},
+		"oci:/a/b":                       {Transport: OCI, Path: "/a/b"},
+		"dir:a":                          {Transport: Dir, Path: "a"},
+		"docker-archive:a.tar":           {Transport: DockerArchive, Path: "a.tar"},
+		"tarball:a:b":                    {Transport: Tarball, Path: "a:b"},
+	} {
+		want.Position = -1
+		got, err := ParsePlace(text)
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Ref{})); diff != "" || err != nil || got.Place() != text {
+			t.Errorf("%s: %s %v\n%s", text, got.Place(), err, diff)
+		}
+	}
+	for _, text := range []string{"", "a", "oci:", "oci:a:b", "docker://alpine", "docker-daemon:a", "containers-storage:a", "containers-storage:[a]b", "x:y"} {
+		if r, err := ParsePlace(text); !errors.Is(err, ErrName) {
+			t.Errorf("%q: %+v, %v", text, r, err)
+		}
+	}
+}

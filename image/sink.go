@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"io"
+	"strings"
 )
 
 // Sink writes one repository. It is safe for concurrent use.
@@ -57,4 +58,4 @@ type Content struct {
 type Repository struct{ Host, Name string }
 
 // String is the name as users write it.
-func (r Repository) String() string { return r.Host + "/" + r.Name }
+func (r Repository) String() string { return strings.Trim(r.Host+"/"+r.Name, "/") }

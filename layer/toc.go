@@ -2,12 +2,13 @@ package layer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"
@@ -162,17 +163,16 @@ func (t *table) verified(r, whole io.Reader, sum digest.Verifier) error {
 // parse reads a table, one entry after the other.
 func (t *table) parse(r io.Reader) error {
 	in := &allowance{r: r}
-	dec := json.NewDecoder(in)
+	dec := jsontext.NewDecoder(in)
 	version := 0
 	err := members(dec, in, func(key string) error {
 		switch key {
 		case "version":
-			return dec.Decode(&version)
+			return json.UnmarshalDecode(dec, &version)
 		case "entries":
 			return t.entries(dec, in)
 		}
-		var unknown json.RawMessage
-		return dec.Decode(&unknown)
+		return dec.SkipValue()
 	})
 	if err != nil {
 		return err
@@ -184,45 +184,45 @@ func (t *table) parse(r io.Reader) error {
 }
 
 // members reads an object.
-func members(dec *json.Decoder, in *allowance, member func(key string) error) error {
+func members(dec *jsontext.Decoder, in *allowance, member func(key string) error) error {
 	in.renew()
-	if err := delim(dec, '{'); err != nil {
+	if err := token(dec, jsontext.KindBeginObject); err != nil {
 		return err
 	}
-	for dec.More() {
+	for dec.PeekKind() == jsontext.KindString {
 		in.renew()
-		key, err := dec.Token()
+		key, err := dec.ReadToken()
 		if err != nil {
 			return err
 		}
-		if err := member(key.(string)); err != nil { // the decoder takes nothing else for a key
+		if err := member(key.String()); err != nil {
 			return err
 		}
 	}
-	return delim(dec, '}')
+	return token(dec, jsontext.KindEndObject)
 }
 
-func (t *table) entries(dec *json.Decoder, in *allowance) error {
-	if err := delim(dec, '['); err != nil {
+func (t *table) entries(dec *jsontext.Decoder, in *allowance) error {
+	if err := token(dec, jsontext.KindBeginArray); err != nil {
 		return err
 	}
-	for dec.More() {
+	for dec.PeekKind() == jsontext.KindBeginObject {
 		in.renew()
 		var e tocEntry
-		if err := dec.Decode(&e); err != nil {
+		if err := json.UnmarshalDecode(dec, &e); err != nil {
 			return err
 		}
 		if err := t.entry(&e); err != nil {
 			return fmt.Errorf("%.200q: %w", e.Name, err)
 		}
 	}
-	return delim(dec, ']')
+	return token(dec, jsontext.KindEndArray)
 }
 
-func delim(dec *json.Decoder, want json.Delim) error {
-	token, err := dec.Token()
-	if err == nil && token != want {
-		err = fmt.Errorf("%v instead of %v", token, want)
+func token(dec *jsontext.Decoder, want jsontext.Kind) error {
+	got, err := dec.ReadToken()
+	if err == nil && got.Kind() != want {
+		err = fmt.Errorf("%v instead of %v", got.Kind(), want)
 	}
 	return err
 }

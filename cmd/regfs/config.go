@@ -22,6 +22,7 @@ import (
 // config is what a mount was asked for.
 type config struct {
 	mountpoint string
+	sources    *sources
 	foreground bool
 
 	allowOther bool
@@ -167,6 +168,9 @@ func (c *config) finish(mountpoint string) error {
 	}
 	var err error
 	if c.mountpoint, err = resolve(mountpoint); err != nil {
+		return err
+	}
+	if err := c.sources.absolute(); err != nil {
 		return err
 	}
 	if err := c.placeStage(); err != nil {

@@ -11,9 +11,14 @@ import (
 func mountCommand() *cobra.Command {
 	c := &config{}
 	cmd := &cobra.Command{
-		Use:   "mount [flags] MOUNTPOINT",
-		Short: "Mount registries at a folder",
+		Use:   "mount [flags] [[NAME=]SOURCE...] MOUNTPOINT",
+		Short: "Mount registries, and other places that images live in, at a folder",
 		Long: `Mount registries at a folder: /mnt/reg/quay.io/podman/stable/tags/latest is an image.
+
+A SOURCE is another place that images live in, named as podman and skopeo do:
+` + placesHelp + `
+One with a NAME stands in the folder @NAME, beside the registries, so that cp copies
+between any two of them; one without stands at the mountpoint in their place.
 
 The command returns when the mount answers, or says why it does not, and a daemon
 serves in the background until 'regfs umount', 'fusermount3 -u' or SIGTERM ends it.
@@ -21,10 +26,17 @@ No registry is asked for anything before you look at it. Credentials are those o
 podman, skopeo and docker ('podman login'); so are registries.conf and certs.d.`,
 		Example: `  regfs mount /mnt/reg
   regfs mount --platform linux/arm64 --cache-size 50G ~/reg
+  regfs mount usb=oci:/media/usb/images /mnt/reg
   regfs mount -o ro,allow_other,noatime /mnt/reg
   regfs mount --foreground /mnt/reg     # in a systemd unit of Type=notify`,
-		Args: oneMountpoint,
-		RunE: func(_ *cobra.Command, args []string) error { return mount(c, args[0]) },
+		Args: sourcesAndMountpoint,
+		RunE: func(_ *cobra.Command, args []string) (err error) {
+			last := len(args) - 1
+			if c.sources, err = parseSources(args[:last]); err != nil {
+				return usageError{err}
+			}
+			return mount(c, args[last])
+		},
 	}
 	c.addFlags(cmd.Flags())
 	return cmd

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/regfs/regfs/cache"
+	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/oci"
 )
@@ -67,4 +71,83 @@ func tags(r image.Ref) []string {
 		return nil
 	}
 	return []string{r.Tag}
+}
+
+// placesHelp tells of the places that can be mounted.
+const placesHelp = `
+  docker://          all registries
+  oci:PATH           an OCI image layout, a folder, which is made if there is nothing
+`
+
+// mountable tells whether a place of this kind can be mounted.
+func mountable(r image.Ref) error {
+	if r.Transport != image.Registry && r.Transport != image.OCI {
+		return fmt.Errorf("%s: is not there yet", r.Transport)
+	}
+	return nil
+}
+
+// top is what stands at the top of a mount: registries, or something else that has hosts, or one repository.
+type top struct {
+	open hosts
+	only image.Host
+}
+
+// openSources opens all places of a mount. Registries are opened by open when they are looked at.
+func openSources(s *sources, open hosts, readOnly bool) (top, map[string]fs.Named, error) {
+	t, named := top{open: open}, map[string]fs.Named{}
+	closeAll := func() {
+		for _, p := range named {
+			_ = p.Host.Close()
+		}
+	}
+	for name, r := range s.named {
+		p, err := openNamed(r, readOnly)
+		if err != nil {
+			closeAll()
+			return t, nil, err
+		}
+		named[name] = p
+	}
+	if s.top.Transport == image.Registry {
+		return t, named, nil
+	}
+	p, err := openNamed(s.top, readOnly)
+	if err != nil {
+		closeAll()
+		return t, nil, err
+	}
+	t.only = p.Host
+	return t, named, nil
+}
+
+// openNamed opens a place to be mounted.
+func openNamed(r image.Ref, readOnly bool) (fs.Named, error) {
+	l, err := oci.Open(r.Path)
+	if errors.Is(err, image.ErrNotFound) && !readOnly {
+		l, err = oci.Create(r.Path)
+	}
+	if err != nil {
+		return fs.Named{}, err
+	}
+	return fs.Named{Host: fs.Alone(l, l, true), Single: true}, nil
+}
+
+// listed are the registries to list at the top.
+func (t top) listed(store *cache.Cache) func() []string { return store.Hosts }
+
+// hostsOf opens whatever in a mount has repositories, as fs calls it.
+func hostsOf(t top, named map[string]fs.Named) hosts {
+	return func(host string) (image.Host, error) {
+		if t.only != nil && host == "" {
+			return t.only, nil
+		}
+		if name, ok := strings.CutPrefix(host, "@"); ok {
+			if p, ok := named[name]; ok {
+				return p.Host, nil
+			}
+			return nil, fmt.Errorf("no source of this mount is called %s: %w", name, image.ErrNotFound)
+		}
+		return t.open(host)
+	}
 }

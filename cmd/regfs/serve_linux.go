@@ -107,17 +107,21 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 	}
 	counts := newMetrics(store)
 	s := &service{store: store, client: c.newClient(counts.count)}
-	host := store.Through(s.client.Host)
+	top, named, err := openSources(c.sources, store.Through(s.client.Host), c.readOnly)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
 	s.layers = layer.New(layer.Options{Store: store, Blobs: store, Report: func(d image.Descriptor, problem string) {
 		if s.tree.ReportLayer(d, problem) {
 			log.Warn("layer", "digest", d.Digest, "problem", problem)
 		}
 	}})
 	if !c.readOnly {
-		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: host, Blobs: store, Log: log})
+		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: hostsOf(top, named), Blobs: store, Log: log})
 	}
 	s.tree = fs.New(fs.Options{
-		Host: host, Hosts: store.Hosts, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
+		Host: top.open, Hosts: top.listed(store), Only: top.only, Named: named, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
 		Stage: s.staged, AllowDelete: c.allowDelete, Control: controlFiles(c, store, counts),
 	})
 	if err != nil {
