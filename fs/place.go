@@ -10,6 +10,51 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
+// Places are what a tree shows: the registries and named places beside them, or one place alone.
+type Places struct {
+	// Host opens a registry by its name. It sends nothing.
+	Host func(name string) (image.Host, error)
+	// Named are places beside the registries, by the names of their folders without the "@" that these begin with.
+	Named map[string]Named
+	// Top, if not nil, stands in the place of the registries.
+	Top *Named
+}
+
+// Named is a place that is no registry.
+type Named struct {
+	// Host has the repositories of the place.
+	Host image.Host
+	// Single tells that it is one repository, whose name is "". Else their names begin with a registry's: Merge makes such a Host.
+	Single bool
+}
+
+// Open opens the host of an image.Repository of the tree: a registry, "@" and the name of a place, or "" for Top.
+func (p Places) Open(host string) (image.Host, error) {
+	if p.Top != nil && host == "" {
+		return p.Top.Host, nil
+	}
+	name, ok := strings.CutPrefix(host, "@")
+	if !ok {
+		return p.Host(host)
+	}
+	if named, ok := p.Named[name]; ok {
+		return named.Host, nil
+	}
+	return nil, fmt.Errorf("no source of this mount is called %s: %w", name, image.ErrNotFound)
+}
+
+// Close closes all of Named, and Top.
+func (p Places) Close() error {
+	var all error
+	for _, n := range p.Named {
+		all = errors.Join(all, n.Host.Close())
+	}
+	if p.Top != nil {
+		all = errors.Join(all, p.Top.Host.Close())
+	}
+	return all
+}
+
 // Merge is a place's hosts as one: the names of its repositories begin with their host's, "quay.io/podman/stable". Closing it closes
 // the place.
 func Merge(p image.Place) image.Host { return merged{p} }

@@ -19,14 +19,9 @@ import (
 
 // Options is what a Tree is made of.
 type Options struct {
-	// Host opens a registry by its name. It sends nothing.
-	Host func(name string) (image.Host, error)
+	Places
 	// Hosts are the names of the registries to list, those known from use, in any order. Any other can be named.
 	Hosts func() []string
-	// Named are places beside the registries, by the names of their folders without the "@" that these begin with.
-	Named map[string]Named
-	// Only, if not nil, is all there is: the mount is the folder of its one repository, whose name is "".
-	Only image.Host
 	// Blobs opens content for random reads.
 	Blobs image.Blobs
 	// Layers opens layers as trees of files.
@@ -44,14 +39,6 @@ type Options struct {
 	AllowDelete bool
 	// Control are files of .regfs/, by name, each made anew at every open.
 	Control map[string]func() []byte
-}
-
-// Named is a place that stands beside the registries.
-type Named struct {
-	// Host has the repositories of the place.
-	Host image.Host
-	// Single tells that it is one repository, whose name is "". Else their names begin with a registry's: Merge makes such a Host.
-	Single bool
 }
 
 // Tree is the whole namespace. It is safe for concurrent use.
@@ -146,13 +133,7 @@ func (t *Tree) Close() error {
 	for _, h := range t.hosts {
 		all = errors.Join(all, h.Close())
 	}
-	for _, p := range t.o.Named {
-		all = errors.Join(all, p.Host.Close())
-	}
-	if t.o.Only != nil {
-		all = errors.Join(all, t.o.Only.Close())
-	}
-	return all
+	return errors.Join(all, t.o.Places.Close())
 }
 
 // root is the mount's top: .regfs and the registries.
@@ -165,8 +146,9 @@ func (r *root) Lookup(ctx context.Context, name string) (Node, error) {
 	if name == controlName {
 		return r.tree.control(), nil
 	}
-	if only := r.tree.o.Only; only != nil {
-		return newPlace(r.tree, "", Named{only, true}).Lookup(ctx, name)
+	top := r.tree.o.Places.Top
+	if top != nil && !strings.HasPrefix(name, "@") {
+		return newPlace(r.tree, "", *top).Lookup(ctx, name)
 	}
 	if named, ok := strings.CutPrefix(name, "@"); ok {
 		return r.named(named)
@@ -194,20 +176,27 @@ func (r *root) List(ctx context.Context) iter.Seq2[Entry, error] {
 		if !yield(dirEntry(controlName, r.tree.ino(controlName)), nil) {
 			return
 		}
-		if only := r.tree.o.Only; only != nil {
-			newPlace(r.tree, "", Named{only, true}).List(ctx)(yield)
-			return
-		}
-		names := r.tree.o.Hosts()
-		for name := range r.tree.o.Named {
-			names = append(names, "@"+name)
-		}
-		for _, name := range slices.Sorted(slices.Values(names)) {
+		for _, name := range r.names() {
 			if !yield(dirEntry(name, r.tree.ino(name, "")), nil) {
 				return
 			}
 		}
+		if top := r.tree.o.Places.Top; top != nil {
+			newPlace(r.tree, "", *top).List(ctx)(yield)
+		}
 	}
+}
+
+// names are those of the places, and of the registries if they are here.
+func (r *root) names() (names []string) {
+	if r.tree.o.Places.Top == nil {
+		names = r.tree.o.Hosts()
+	}
+	for name := range r.tree.o.Named {
+		names = append(names, "@"+name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // isClutter knows the names that desktops and other systems look for in every folder, and that could be registries by their form.

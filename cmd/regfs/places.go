@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/regfs/regfs/cache"
 	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/oci"
@@ -87,38 +85,24 @@ func mountable(r image.Ref) error {
 	return nil
 }
 
-// top is what stands at the top of a mount: registries, or something else that has hosts, or one repository.
-type top struct {
-	open hosts
-	only image.Host
-}
-
 // openSources opens all places of a mount. Registries are opened by open when they are looked at.
-func openSources(s *sources, open hosts, readOnly bool) (top, map[string]fs.Named, error) {
-	t, named := top{open: open}, map[string]fs.Named{}
-	closeAll := func() {
-		for _, p := range named {
-			_ = p.Host.Close()
-		}
-	}
+func openSources(s *sources, open hosts, readOnly bool) (p fs.Places, err error) {
+	p = fs.Places{Host: open, Named: map[string]fs.Named{}}
 	for name, r := range s.named {
-		p, err := openNamed(r, readOnly)
-		if err != nil {
-			closeAll()
-			return t, nil, err
+		if p.Named[name], err = openNamed(r, readOnly); err != nil {
+			delete(p.Named, name)
+			return p, errors.Join(err, p.Close())
 		}
-		named[name] = p
 	}
 	if s.top.Transport == image.Registry {
-		return t, named, nil
+		return p, nil
 	}
-	p, err := openNamed(s.top, readOnly)
+	top, err := openNamed(s.top, readOnly)
 	if err != nil {
-		closeAll()
-		return t, nil, err
+		return p, errors.Join(err, p.Close())
 	}
-	t.only = p.Host
-	return t, named, nil
+	p.Top = &top
+	return p, nil
 }
 
 // openNamed opens a place to be mounted.
@@ -131,23 +115,4 @@ func openNamed(r image.Ref, readOnly bool) (fs.Named, error) {
 		return fs.Named{}, err
 	}
 	return fs.Named{Host: fs.Alone(l, l, true), Single: true}, nil
-}
-
-// listed are the registries to list at the top.
-func (t top) listed(store *cache.Cache) func() []string { return store.Hosts }
-
-// hostsOf opens whatever in a mount has repositories, as fs calls it.
-func hostsOf(t top, named map[string]fs.Named) hosts {
-	return func(host string) (image.Host, error) {
-		if t.only != nil && host == "" {
-			return t.only, nil
-		}
-		if name, ok := strings.CutPrefix(host, "@"); ok {
-			if p, ok := named[name]; ok {
-				return p.Host, nil
-			}
-			return nil, fmt.Errorf("no source of this mount is called %s: %w", name, image.ErrNotFound)
-		}
-		return t.open(host)
-	}
 }

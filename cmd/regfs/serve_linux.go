@@ -107,9 +107,10 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 	}
 	counts := newMetrics(store)
 	s := &service{store: store, client: c.newClient(counts.count)}
-	top, named, err := openSources(c.sources, store.Through(s.client.Host), c.readOnly)
+	places, err := openSources(c.sources, store.Through(s.client.Host), c.readOnly)
 	if err != nil {
-		s.close()
+		_ = s.client.Close()
+		_ = s.store.Close()
 		return nil, err
 	}
 	s.layers = layer.New(layer.Options{Store: store, Blobs: store, Report: func(d image.Descriptor, problem string) {
@@ -118,10 +119,10 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 		}
 	}})
 	if !c.readOnly {
-		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: hostsOf(top, named), Blobs: store, Log: log})
+		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: places.Open, Blobs: store, Log: log})
 	}
 	s.tree = fs.New(fs.Options{
-		Host: top.open, Hosts: top.listed(store), Only: top.only, Named: named, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
+		Places: places, Hosts: store.Hosts, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
 		Stage: s.staged, AllowDelete: c.allowDelete, Control: controlFiles(c, store, counts),
 	})
 	if err != nil {

@@ -51,7 +51,7 @@ func TestSourceBesideRegistries(t *testing.T) {
 	shell(t, "mkdir", "-p", back)
 	shell(t, "cp", "-r", at("@usb/tags/v1/oci-layout"), back)
 	whole(t, "docker://"+r.Host+"/back:v2", want)
-	s.mustSay("nothing is being written", "status", s.mnt)
+	s.mustSay("@usb:v1  pushed", "status", s.mnt)
 	var config struct{ Sources []string }
 	if err := json.Unmarshal([]byte(shell(t, "cat", at(".regfs/config.json"))), &config); err != nil {
 		t.Fatal(err)

@@ -45,6 +45,9 @@ type Options struct {
 	MountOptions []string
 	// AllowOther lets other users look.
 	AllowOther bool
+	// Named are places beside the registries, Top one in their place.
+	Named map[string]fs.Named
+	Top   *fs.Named
 	// Silence is after how long an unfinished push is told of; 0 is the default.
 	Silence time.Duration
 	// System is the configuration of the machine; nil is that of the real one.
@@ -81,11 +84,11 @@ func New(t testing.TB, o Options) *Mount {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := c.Through(client.Host)
+	places := fs.Places{Host: c.Through(client.Host), Named: o.Named, Top: o.Top}
 	m := &Mount{Path: t.TempDir(), log: &buffer{}, Cache: c}
 	log := slog.New(slog.NewTextHandler(m.log, nil))
 	if !o.ReadOnly {
-		m.Stage, err = stage.Open(stage.Options{Dir: o.StageDir, Host: host, Blobs: c, Log: log, Silence: o.Silence})
+		m.Stage, err = stage.Open(stage.Options{Dir: o.StageDir, Host: places.Open, Blobs: c, Log: log, Silence: o.Silence})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +96,7 @@ func New(t testing.TB, o Options) *Mount {
 	var tree *fs.Tree
 	layers := layer.New(layer.Options{Store: c, Blobs: c, Report: func(d image.Descriptor, problem string) { tree.ReportLayer(d, problem) }})
 	tree = fs.New(fs.Options{
-		Host: host, Hosts: c.Hosts, Blobs: c, Layers: layers, Whiteouts: o.Whiteouts,
+		Places: places, Hosts: c.Hosts, Blobs: c, Layers: layers, Whiteouts: o.Whiteouts,
 		Platform: image.Platform{OS: "linux", Architecture: "amd64"}, TagTTL: o.TagTTL, Stage: m.Stage, AllowDelete: o.AllowDelete,
 	})
 	server, err := fuse.Mount(tree, m.Path, fuse.Options{ReadOnly: o.ReadOnly, Options: o.MountOptions, AllowOther: o.AllowOther, Log: log})
