@@ -105,6 +105,25 @@ func (c *Content) realImage(architecture string, files ...int) image.Descriptor 
 	return c.manifest(v1.MediaTypeImageManifest, m)
 }
 
+// Layers are the names of the files that the layers of an image of Images have, one each.
+func (c *Content) Layers(d image.Descriptor) []string {
+	var m v1.Manifest
+	i := slices.IndexFunc(c.Manifests, func(e Entry) bool { return e.Digest == d.Digest })
+	if err := json.Unmarshal(c.Manifests[i].Bytes, &m); err != nil {
+		panic(err)
+	}
+	var config v1.Image
+	i = slices.IndexFunc(c.Blobs, func(e Entry) bool { return e.Digest == m.Config.Digest })
+	if err := json.Unmarshal(c.Blobs[i].Bytes, &config); err != nil {
+		panic(err)
+	}
+	var names []string
+	for i := range m.Layers {
+		names = append(names, fmt.Sprintf("%s-%d", config.Architecture, i))
+	}
+	return names
+}
+
 // layer is a tar of one file that does not compress.
 func layer(name string, size int) []byte {
 	var b bytes.Buffer
