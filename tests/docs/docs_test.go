@@ -14,6 +14,8 @@ import (
 
 	"go.podman.io/image/v5/types"
 
+	"github.com/regfs/regfs/fs"
+	"github.com/regfs/regfs/layout/oci"
 	"github.com/regfs/regfs/tests/mounted"
 	"github.com/regfs/regfs/tests/registries"
 )
@@ -105,7 +107,7 @@ func (e example) run(t *testing.T, mountpoint string) {
 // separator stands after each command's output.
 const separator = "\x00"
 
-// mountStandIn mounts a registry that goes by the documents' name, by way of registries.conf.
+// mountStandIn mounts a registry that goes by the documents' name, by way of registries.conf, and an empty layout as @usb.
 func mountStandIn(t *testing.T) string {
 	for _, program := range []string{"bash", "getfattr", "jq", "skopeo"} {
 		registries.Program(t, program)
@@ -120,5 +122,10 @@ func mountStandIn(t *testing.T) string {
 		t.Fatal(err)
 	}
 	system := &types.SystemContext{SystemRegistriesConfPath: conf, SystemRegistriesConfDirPath: t.TempDir()}
-	return mounted.New(t, mounted.Options{System: system}).Path
+	usb, err := oci.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]fs.Named{"usb": {Host: fs.Alone(usb, usb, true), Single: true}}
+	return mounted.New(t, mounted.Options{System: system, Named: named}).Path
 }
