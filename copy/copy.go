@@ -1,14 +1,14 @@
 // Package copy is the one engine behind every copy of an image: cp into a mount, regfs copy, and what comes after them. It
 // moves blobs side by side, children before parents, each once, and leaves to the places at both ends how a blob gets from
-// one to the other. Manifests go as they are, byte for byte.
+// one to the other. Manifests go as they are, byte for byte, unless a conversion was asked for or is due.
 package copy
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -26,19 +26,6 @@ type Origin interface {
 	Content(ctx context.Context, d image.Descriptor) (image.Content, error)
 }
 
-// Options say how to copy.
-type Options struct {
-	// Tags are what the image is put under in the end; with none it is found by its digest only.
-	Tags []string
-	// Jobs is how many manifests and blobs are moved at once; 0 stands for DefaultJobs.
-	Jobs int
-	// Events is told how each manifest and blob fares, from several goroutines at once. It may be nil.
-	Events func(Event)
-}
-
-// DefaultJobs is how many manifests and blobs are moved at once unless said otherwise.
-const DefaultJobs = 6
-
 // State is how far a manifest or a blob has got.
 type State string
 
@@ -54,7 +41,7 @@ const (
 type Event struct {
 	Descriptor image.Descriptor
 	State      State
-	Sent       int64     // of a Moving one: how many bytes the place has by now
+	Sent       int64     // of a Moving one: how many bytes the place has by now; of a layer that is converted, how many were read
 	How        image.How // of one that is Done
 	Err        error     // of one that Failed
 }
@@ -65,77 +52,116 @@ const (
 	maxDescriptors = 100_000
 )
 
-// Run copies root, which is a manifest or an index, and all that it reaches, and then puts it under the tags. The first
-// failure ends it, and no tag has moved then, unless it was one of several tags that failed. A foreign layer, one with URLs,
-// that from does not have is left where it is.
-func Run(ctx context.Context, to image.Sink, from Origin, root image.Descriptor, o Options) error {
-	if o.Jobs <= 0 {
-		o.Jobs = DefaultJobs
-	}
-	if o.Events == nil {
-		o.Events = func(Event) {}
+// Run copies root, which is a manifest or an index, and all that it reaches, puts it under the tags, and returns what it is
+// there: root itself, unless it was converted or a part of it was copied. The first failure ends it, and no tag has moved then,
+// unless it was one of several tags that failed. A foreign layer, one with URLs, that from does not have is left where it is.
+//
+// What the destination can't hold (ErrUnsupported of its Expect) is converted to what it can: the other format, layers that are
+// not compressed. If nothing fits, the error is that of what was asked for. A layer that the source has only in another form
+// (FormError) is taken in that one and compressed with gzip, unless the destination has the layer that was asked for.
+func Run(ctx context.Context, to image.Sink, from Origin, root image.Descriptor, o Options) (image.Descriptor, error) {
+	if err := o.complete(); err != nil {
+		return image.Descriptor{}, err
 	}
 	r := &run{
-		to: to, from: from, events: o.Events, jobs: int64(o.Jobs), room: semaphore.NewWeighted(int64(o.Jobs)), seen: map[digest.Digest]*once{},
+		Options: o, to: to, from: from, room: semaphore.NewWeighted(int64(o.Jobs)), mills: semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		seen: map[task]*once{},
 	}
-	return r.image(ctx, root, o.Tags)
+	return r.image(ctx, root)
 }
 
 // run is a copy under way.
 type run struct {
-	to     image.Sink
-	from   Origin
-	events func(Event)
-	jobs   int64
-	room   *semaphore.Weighted
+	Options
+	to   image.Sink
+	from Origin
+	room *semaphore.Weighted
+	// mills bounds how many layers are converted at once: each takes a core or more, and tens of megabytes.
+	mills *semaphore.Weighted
 
 	mu   sync.Mutex
-	seen map[digest.Digest]*once
+	seen map[task]*once
 }
 
-// once is one descriptor's copying, which all wait for that name it.
+// task is a descriptor, and what it is made into.
+type task struct {
+	digest digest.Digest
+	work   work
+}
+
+// once is the copying of one descriptor, which all wait for that name it.
 type once struct {
 	done chan struct{}
+	as   result
 	err  error
 }
 
-func (r *run) image(ctx context.Context, root image.Descriptor, tags []string) error {
-	raw, err := r.below(ctx, root, 0)
-	if err == nil && len(tags) == 0 {
-		return r.push(ctx, root, memory(raw))
+// result is what a descriptor became at the destination. Of a layer, the annotations are only those that its new form brings along.
+type result struct {
+	image.Descriptor
+	// diffID is the digest of a layer's tar, where it was computed.
+	diffID digest.Digest
+}
+
+// made is a manifest or an index as the destination gets it.
+type made struct {
+	image.Descriptor
+	raw []byte
+}
+
+// source is a manifest or an index as the origin has it.
+type source struct {
+	made
+	*image.Manifest
+}
+
+func (r *run) image(ctx context.Context, root image.Descriptor) (image.Descriptor, error) {
+	m, err := r.below(ctx, root, 0)
+	if err != nil {
+		r.finish(root, "", err)
+		return m.Descriptor, err
 	}
-	for _, tag := range tags {
+	if len(r.Tags) == 0 {
+		return m.Descriptor, r.push(ctx, root, m.Descriptor, memory(m.raw))
+	}
+	for _, tag := range r.Tags {
 		if err == nil {
-			err = r.to.Tag(ctx, root, raw, tag)
+			err = r.to.Tag(ctx, m.Descriptor, m.raw, tag)
 		}
 	}
 	r.finish(root, image.Uploaded, err)
-	return err
+	return m.Descriptor, err
 }
 
-// below copies all that a manifest reaches, and returns the manifest itself.
-func (r *run) below(ctx context.Context, d image.Descriptor, depth int) ([]byte, error) {
-	r.events(Event{Descriptor: d, State: Waiting})
+// below copies all that a manifest reaches, and returns the manifest as it is to be.
+func (r *run) below(ctx context.Context, d image.Descriptor, depth int) (made, error) {
+	r.Events(Event{Descriptor: d, State: Waiting})
 	raw, err := r.read(ctx, d)
 	if err != nil {
-		return nil, err
+		return made{}, err
 	}
 	m, err := image.ParseManifest(d.MediaType, raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Digest, err)
+		return made{}, fmt.Errorf("%s: %w", d.Digest, err)
 	}
-	if err := r.to.Expect(ctx, d, raw); err != nil {
-		return nil, err
+	s := source{made{d, raw}, m}
+	if m.IsIndex() {
+		return r.index(ctx, s, depth)
 	}
+	return r.manifest(ctx, s, depth)
+}
+
+// each runs fn for the numbers below n, side by side, until one fails.
+func (r *run) each(ctx context.Context, n int, fn func(ctx context.Context, i int) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(int(2 * r.jobs))
-	for _, child := range m.Children() {
+	g.SetLimit(2 * r.Jobs)
+	for i := range n {
 		if ctx.Err() != nil {
 			break
 		}
-		g.Go(func() error { return r.copyOnce(ctx, child, depth+1) })
+		g.Go(func() error { return fn(ctx, i) })
 	}
-	return raw, g.Wait()
+	return g.Wait()
 }
 
 func (r *run) read(ctx context.Context, d image.Descriptor) ([]byte, error) {
@@ -153,84 +179,74 @@ func (r *run) read(ctx context.Context, d image.Descriptor) ([]byte, error) {
 	return raw, nil
 }
 
-// copyOnce copies what lies below a manifest, and waits for who copies the same already.
-func (r *run) copyOnce(ctx context.Context, d image.Descriptor, depth int) error {
-	o, mine, err := r.claim(d, depth)
+// copyOnce copies a descriptor, for blobs as w says, and waits for who copies the same already.
+func (r *run) copyOnce(ctx context.Context, d image.Descriptor, w work, depth int) (result, error) {
+	o, mine, err := r.claim(task{d.Digest, w}, depth)
 	if err != nil {
-		return err
+		return result{}, err
 	}
 	if mine {
-		o.err = r.copy(ctx, d, depth)
+		o.as, o.err = r.copy(ctx, d, w, depth)
 		close(o.done)
 	}
 	select {
 	case <-o.done:
-		return o.err
+		return o.as, o.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return result{}, ctx.Err()
 	}
 }
 
-func (r *run) claim(d image.Descriptor, depth int) (o *once, mine bool, err error) {
+func (r *run) claim(t task, depth int) (o *once, mine bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if o = r.seen[d.Digest]; o != nil {
+	if o = r.seen[t]; o != nil {
 		return o, false, nil
 	}
 	if len(r.seen) >= maxDescriptors || depth > maxDepth {
-		return nil, false, fmt.Errorf("%s: more than %d descriptors or %d indexes deep: %w", d.Digest, maxDescriptors, maxDepth, image.ErrInvalid)
+		return nil, false, fmt.Errorf("%s: more than %d descriptors or %d indexes deep: %w", t.digest, maxDescriptors, maxDepth, image.ErrInvalid)
 	}
 	o = &once{done: make(chan struct{})}
-	r.seen[d.Digest] = o
+	r.seen[t] = o
 	return o, true, nil
 }
 
-func (r *run) copy(ctx context.Context, d image.Descriptor, depth int) error {
-	if image.IsManifest(d.MediaType) {
-		raw, err := r.below(ctx, d, depth)
-		if err != nil {
-			return err
-		}
-		return r.push(ctx, d, memory(raw))
+func (r *run) copy(ctx context.Context, d image.Descriptor, w work, depth int) (result, error) {
+	if !image.IsManifest(d.MediaType) {
+		return r.blob(ctx, d, w)
 	}
-	r.events(Event{Descriptor: d, State: Waiting})
-	content, err := r.from.Content(ctx, d)
-	if errors.Is(err, image.ErrNotFound) && len(d.URLs) > 0 {
-		r.events(Event{Descriptor: d, State: Done, How: image.Skipped})
-		return nil
-	}
+	m, err := r.below(ctx, d, depth)
 	if err != nil {
-		r.finish(d, "", err)
-		return err
+		return result{}, err
 	}
-	return r.push(ctx, d, content)
+	return result{Descriptor: m.Descriptor}, r.push(ctx, d, m.Descriptor, memory(m.raw))
 }
 
-// push brings one manifest or blob to where it goes, when there is room for it.
-func (r *run) push(ctx context.Context, d image.Descriptor, content image.Content) error {
+// push brings one manifest or blob to where it goes, when there is room for it. The events call it by the name it had.
+func (r *run) push(ctx context.Context, was, d image.Descriptor, content image.Content) error {
 	if err := r.room.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer r.room.Release(1)
-	r.events(Event{Descriptor: d, State: Moving})
+	r.Events(Event{Descriptor: was, State: Moving})
 	told := content.Sent
 	content.Sent = func(n int64) {
-		r.events(Event{Descriptor: d, State: Moving, Sent: n})
+		r.Events(Event{Descriptor: was, State: Moving, Sent: n})
 		if told != nil {
 			told(n)
 		}
 	}
 	how, err := r.to.Push(ctx, d, content)
-	r.finish(d, how, err)
+	r.finish(was, how, err)
 	return err
 }
 
 func (r *run) finish(d image.Descriptor, how image.How, err error) {
 	if err != nil {
-		r.events(Event{Descriptor: d, State: Failed, Err: err})
+		r.Events(Event{Descriptor: d, State: Failed, Err: err})
 		return
 	}
-	r.events(Event{Descriptor: d, State: Done, How: how})
+	r.Events(Event{Descriptor: d, State: Done, How: how})
 }
 
 // memory is content that is at hand.

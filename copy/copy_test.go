@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 	from, to, content := layouts(t)
 	for _, root := range []image.Descriptor{content.Index, content.Image, content.Artifact, content.Referrer} {
 		tags := []string{"a-" + root.Digest.Encoded()[:8], "b-" + root.Digest.Encoded()[:8]}
-		if err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), root, copy.Options{Tags: tags}); err != nil {
+		if _, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), root, copy.Options{Tags: tags}); err != nil {
 			t.Fatal(err)
 		}
 		for _, tag := range tags {
@@ -61,7 +61,7 @@ func TestRun(t *testing.T) {
 			}
 		}
 		events := locked(count)
-		if err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), root, copy.Options{Tags: tags[:1], Events: events}); err != nil {
+		if _, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), root, copy.Options{Tags: tags[:1], Events: events}); err != nil {
 			t.Fatal(err)
 		}
 		if len(hows) != 1 || hows[image.Skipped] == 0 {
@@ -130,7 +130,7 @@ func (r *recorder) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag 
 func TestOrder(t *testing.T) {
 	from, to, content := layouts(t)
 	r := &recorder{Sink: to}
-	if err := copy.Run(t.Context(), r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Jobs: 3}); err != nil {
+	if _, err := copy.Run(t.Context(), r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Jobs: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if last := r.order[len(r.order)-1]; last != content.Index.Digest {
@@ -167,7 +167,7 @@ func TestFailure(t *testing.T) {
 			failed = append(failed, e.Descriptor.Digest)
 		}
 	})
-	err := copy.Run(t.Context(), r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Events: events})
+	_, err := copy.Run(t.Context(), r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Events: events})
 	if !errors.Is(err, failure) {
 		t.Errorf("the copy ends with %v", err)
 	}
@@ -189,7 +189,7 @@ func TestCancel(t *testing.T) {
 		}
 	}
 	r := &recorder{Sink: to}
-	err := copy.Run(ctx, r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Events: events})
+	_, err := copy.Run(ctx, r, copy.From(from, image.Repository{}), content.Index, copy.Options{Tags: []string{"x"}, Events: events})
 	if !errors.Is(err, context.Canceled) || len(r.tagged) > 0 {
 		t.Errorf("%v, tagged %v", err, r.tagged)
 	}
@@ -204,7 +204,7 @@ func TestForeignLayers(t *testing.T) {
 		layer.URLs = urls
 		raw, _ := json.Marshal(v1.Manifest{MediaType: v1.MediaTypeImageManifest, Config: config, Layers: []image.Descriptor{layer}})
 		m := put(t, from, v1.MediaTypeImageManifest, raw)
-		err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), m, copy.Options{Tags: []string{"x"}})
+		_, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), m, copy.Options{Tags: []string{"x"}})
 		if (err == nil) != (urls != nil) || err != nil && !errors.Is(err, image.ErrNotFound) {
 			t.Errorf("with the URLs %v: %v", urls, err)
 		}
@@ -219,7 +219,7 @@ func TestHostileIndexes(t *testing.T) {
 		raw, _ := json.Marshal(v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []image.Descriptor{d}})
 		d = put(t, from, v1.MediaTypeImageIndex, raw)
 	}
-	err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), d, copy.Options{Tags: []string{"x"}})
+	_, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), d, copy.Options{Tags: []string{"x"}})
 	if !errors.Is(err, image.ErrInvalid) {
 		t.Errorf("%v", err)
 	}

@@ -128,5 +128,7 @@ func copyImage(ctx context.Context, client *registry.Client, from, to image.Ref,
 		return root, err
 	}
 	defer dst.Close()
-	return root, copy.Run(ctx, dst, copy.From(src, from.Repository), root, copy.Options{Tags: tags(to), Events: events})
+	return copy.Run(ctx, dst, copy.From(src, from.Repository), root, copy.Options{
+		Tags: tags(to), Events: events, PreserveDigests: to.Digest != "", Name: to.Repository.Name,
+	})
 }

@@ -194,12 +194,13 @@ func (l *Staging) push(ctx context.Context, p *plan) error {
 	}
 	to := &beside{sink, l}
 	for _, d := range p.extras {
-		if err := copy.Run(ctx, to, p, d, copy.Options{Events: l.told}); err != nil {
+		if _, err := copy.Run(ctx, to, p, d, copy.Options{Events: l.told, PreserveDigests: true}); err != nil {
 			return err
 		}
 	}
 	for _, d := range p.images {
-		if err := copy.Run(ctx, to, p, d.Descriptor, copy.Options{Tags: []string{d.tag}, Events: l.told}); err != nil {
+		o := copy.Options{Tags: []string{d.tag}, Events: l.told, PreserveDigests: true}
+		if _, err := copy.Run(ctx, to, p, d.Descriptor, o); err != nil {
 			return err
 		}
 		p.view.Saw(d.tag, d.Descriptor)

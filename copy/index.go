@@ -1,0 +1,250 @@
+package copy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/regfs/regfs/image"
+)
+
+// index copies what of an index was asked for, and returns the index as it is to be, or the image in its place.
+func (r *run) index(ctx context.Context, s source, depth int) (made, error) {
+	if r.Parts == System {
+		return r.chosen(ctx, s, depth)
+	}
+	kept, err := r.kept(s, depth)
+	if err != nil {
+		return made{}, fmt.Errorf("%s: %w", s.Digest, err)
+	}
+	told, err := r.settleIndex(ctx, s, kept)
+	if r.Parts == Fitting && depth == 0 && errors.Is(err, image.ErrUnsupported) {
+		return r.chosen(ctx, s, depth)
+	}
+	if err != nil || r.Parts == IndexOnly {
+		return told, err
+	}
+	m, err := r.entries(ctx, s, kept, told.MediaType, depth)
+	if err == nil && m.Digest != told.Digest {
+		err = r.expect(ctx, s, m)
+	}
+	return m, err
+}
+
+// chosen copies the image for the one platform that was asked for.
+func (r *run) chosen(ctx context.Context, s source, depth int) (made, error) {
+	d, ok := image.Select(s.Manifests, r.Platforms[0])
+	if !ok {
+		return made{}, fmt.Errorf("%s has no image for %s, only for %s: %w", s.Digest, platformName(&r.Platforms[0]), s.platforms(), image.ErrNotFound)
+	}
+	if depth >= maxDepth {
+		return made{}, fmt.Errorf("%s: more than %d indexes deep: %w", s.Digest, maxDepth, image.ErrInvalid)
+	}
+	return r.below(ctx, d, depth+1)
+}
+
+// kept are the numbers of the entries that are copied. Below the root index, nothing is cut.
+func (r *run) kept(s source, depth int) ([]int, error) {
+	found := make([]bool, len(r.Platforms))
+	var kept []int
+	for i, d := range s.Manifests {
+		keep := r.Parts != Listed || depth > 0
+		for n, p := range r.Platforms {
+			if d.Platform != nil && image.IsPlatform(*d.Platform, p) {
+				found[n], keep = true, true
+			}
+		}
+		if keep {
+			kept = append(kept, i)
+		}
+	}
+	if n := slices.Index(found, false); n >= 0 && r.Parts == Listed && depth == 0 {
+		return nil, fmt.Errorf("there is no image for %s, only for %s: %w", platformName(&r.Platforms[n]), s.platforms(), image.ErrNotFound)
+	}
+	return kept, nil
+}
+
+// platforms names the first of those that an index has.
+func (s source) platforms() string {
+	const most = 20
+	var names []string
+	for _, d := range s.Manifests {
+		if name := platformName(d.Platform); !slices.Contains(names, name) && len(names) < most {
+			names = append(names, name)
+		}
+	}
+	return fmt.Sprintf("%q", strings.Join(names, ", "))
+}
+
+func platformName(p *image.Platform) string {
+	if p == nil {
+		return "none"
+	}
+	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
+}
+
+// settleIndex tells the destination of the index, with the entries as the source has them, and finds the type that it takes.
+func (r *run) settleIndex(ctx context.Context, s source, kept []int) (made, error) {
+	var first error
+	for _, mediaType := range r.indexTypes(s) {
+		m, err := s.withEntries(mediaType, kept, s.Manifests, false)
+		if err == nil {
+			err = r.expect(ctx, s, m)
+		}
+		if err == nil || !errors.Is(err, image.ErrUnsupported) {
+			return m, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return made{}, first
+}
+
+// indexTypes are the media types that an index may get, the best first.
+func (r *run) indexTypes(s source) []string {
+	types := []string{v1.MediaTypeImageIndex, image.MediaTypeDockerList}
+	switch {
+	case r.Format == OCI, r.Format == KeepFormat && r.ociOnly() && r.Parts != IndexOnly:
+		return types[:1]
+	case r.Format != KeepFormat:
+		return types[1:]
+	case r.PreserveDigests:
+		return []string{s.MediaType}
+	case s.MediaType == image.MediaTypeDockerList:
+		slices.Reverse(types)
+	}
+	return types
+}
+
+// entries copies the entries of an index, and makes the index of what they became.
+func (r *run) entries(ctx context.Context, s source, kept []int, mediaType string, depth int) (made, error) {
+	entries := slices.Clone(s.Manifests)
+	err := r.each(ctx, len(kept), func(ctx context.Context, i int) error {
+		d := &entries[kept[i]]
+		got, err := r.copyOnce(ctx, *d, work{}, depth+1)
+		if err == nil {
+			d.MediaType, d.Digest, d.Size = got.MediaType, got.Digest, got.Size
+		}
+		return err
+	})
+	if err != nil {
+		return made{}, err
+	}
+	return s.withEntries(mediaType, kept, entries, r.Compression.To.result() == image.Zstd)
+}
+
+// annotationZstd marks images of zstd layers in an index: who has a choice takes those, and others can pass them over.
+const annotationZstd = "io.github.containers.compression.zstd"
+
+// withEntries is the index s as one of that media type, with the entries of the numbers kept. Those that differ from the ones that
+// it had are marked where they were made zstd. What does not change keeps its bytes.
+func (s source) withEntries(mediaType string, kept []int, entries []image.Descriptor, zstd bool) (made, error) {
+	same := mediaType == s.Manifest.MediaType && len(kept) == len(s.Manifests)
+	for _, i := range kept {
+		d := &entries[i]
+		if d.Digest == s.Manifests[i].Digest && d.MediaType == s.Manifests[i].MediaType {
+			continue
+		}
+		same, d.Data = false, nil
+		if zstd && mediaType == v1.MediaTypeImageIndex {
+			d.Annotations = with(d.Annotations, map[string]string{annotationZstd: "true"})
+		}
+	}
+	switch {
+	case same:
+		return s.made, nil
+	case mediaType == image.MediaTypeDockerList:
+		return newMade(mediaType, s.dockerList(kept, entries)), nil
+	case s.Manifest.MediaType == image.MediaTypeDockerList:
+		return newMade(mediaType, newIndex(kept, entries)), nil
+	}
+	raw, err := s.editIndex(kept, entries)
+	return newMade(mediaType, raw), err
+}
+
+// newMade describes a manifest that was made.
+func newMade(mediaType string, raw []byte) made {
+	return made{image.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}, raw}
+}
+
+// editIndex changes entries in their places, and takes those out that are not kept.
+func (s source) editIndex(kept []int, entries []image.Descriptor) ([]byte, error) {
+	doc, err := parseObject(s.raw)
+	if err != nil {
+		return nil, err
+	}
+	var olds []json.RawMessage
+	if err := json.Unmarshal(doc.get("manifests"), &olds); err != nil || len(olds) != len(entries) {
+		return nil, fmt.Errorf("%s: its entries are in doubt: %w", s.Digest, image.ErrInvalid)
+	}
+	var news []json.RawMessage
+	for _, i := range kept {
+		raw, err := editDescriptor(olds[i], s.Manifests[i], entries[i])
+		if err != nil {
+			return nil, err
+		}
+		news = append(news, raw)
+	}
+	doc.set("manifests", news)
+	return doc.bytes(), nil
+}
+
+// editDescriptor changes what differs between two descriptors, of which raw is the first one.
+func editDescriptor(raw []byte, was, d image.Descriptor) ([]byte, error) {
+	o, err := parseObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	if was.MediaType == d.MediaType && was.Digest == d.Digest {
+		return o.bytes(), nil
+	}
+	o.set("mediaType", d.MediaType)
+	o.set("digest", d.Digest)
+	o.set("size", d.Size)
+	o.drop("data")
+	if len(d.Annotations) > 0 {
+		o.set("annotations", d.Annotations)
+	} else {
+		o.drop("annotations")
+	}
+	return o.bytes(), nil
+}
+
+func newIndex(kept []int, entries []image.Descriptor) []byte {
+	x := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []image.Descriptor{}}
+	for _, i := range kept {
+		x.Manifests = append(x.Manifests, entries[i])
+	}
+	return encode(x)
+}
+
+// dockerEntry is an entry of Docker's manifest list.
+type dockerEntry struct {
+	dockerDescriptor
+	Platform image.Platform `json:"platform"`
+}
+
+// dockerList makes a manifest list. Every entry of one has a platform.
+func (s source) dockerList(kept []int, entries []image.Descriptor) []byte {
+	list := struct {
+		SchemaVersion int           `json:"schemaVersion"`
+		MediaType     string        `json:"mediaType"`
+		Manifests     []dockerEntry `json:"manifests"`
+	}{2, image.MediaTypeDockerList, []dockerEntry{}}
+	for _, i := range kept {
+		e := dockerEntry{dockerDescriptor: newDockerDescriptor(entries[i]), Platform: image.Platform{OS: "unknown", Architecture: "unknown"}}
+		if p := entries[i].Platform; p != nil {
+			e.Platform = *p
+		}
+		list.Manifests = append(list.Manifests, e)
+	}
+	return encode(list)
+}

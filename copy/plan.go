@@ -1,0 +1,301 @@
+package copy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/regfs/regfs/image"
+)
+
+// plan is how an image for one platform is to be.
+type plan struct {
+	source
+	format Format
+	layers []layer
+	// config is the config as the source has it, where it had to be read.
+	config []byte
+	// old is what a schema 1 manifest says.
+	old *schema1
+}
+
+// layer is one of a plan's, and what it becomes.
+type layer struct {
+	image.Descriptor
+	work
+	// mediaType is what it gets.
+	mediaType string
+}
+
+// manifest copies what a manifest names, and returns the manifest as it is to be.
+func (r *run) manifest(ctx context.Context, s source, depth int) (made, error) {
+	p, told, err := r.settle(ctx, s)
+	if err != nil {
+		return made{}, err
+	}
+	layers, err := r.parts(ctx, p, depth)
+	if err != nil {
+		return made{}, err
+	}
+	m, config, err := r.finished(p, layers)
+	if err == nil && m.Digest != told.Digest {
+		err = r.expect(ctx, s, m)
+	}
+	if err == nil && config != nil {
+		d := newMade("", config).Descriptor
+		d.MediaType = configTypes[p.format]
+		err = r.push(ctx, d, d, memory(config))
+	}
+	return m, err
+}
+
+// settle tells the destination of the image, with the layers as the source has them, and finds a form that it takes.
+func (r *run) settle(ctx context.Context, s source) (*plan, made, error) {
+	var first error
+	for _, f := range r.forms(s) {
+		p, err := r.plan(ctx, s, f)
+		var m made
+		if err == nil {
+			m, _, err = r.finished(p, p.unchanged())
+		}
+		if err == nil {
+			err = r.expect(ctx, s, m)
+		}
+		if err == nil || !errors.Is(err, image.ErrUnsupported) {
+			return p, m, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, made{}, first
+}
+
+// expect tells the destination what is coming in the place of s.
+func (r *run) expect(ctx context.Context, s source, m made) error {
+	if r.PreserveDigests && m.Digest != s.Digest {
+		return fmt.Errorf("%s would have to be changed, and digests are to be preserved: %w", s.Digest, image.ErrRefused)
+	}
+	return r.to.Expect(ctx, m.Descriptor, m.raw)
+}
+
+// form is what an image is made into.
+type form struct {
+	format Format
+	to     Algorithm
+}
+
+// forms are those to try, the best first.
+func (r *run) forms(s source) []form {
+	own := formatOf(s.Manifest.MediaType)
+	want := r.Format
+	switch {
+	case !s.isImage():
+		return []form{{own, KeepCompression}}
+	case want == KeepFormat && r.ociOnly():
+		want = OCI
+	case want == KeepFormat:
+		want = own
+	}
+	forms := []form{{want, r.Compression.To}}
+	if r.PreserveDigests {
+		return forms
+	}
+	formats := []Format{want}
+	for _, other := range []Format{Docker, OCI} {
+		if other != want && r.Format == KeepFormat && !r.ociOnly() {
+			forms, formats = append(forms, form{other, r.Compression.To}), append(formats, other)
+		}
+	}
+	for _, f := range formats {
+		if r.Compression.To == KeepCompression {
+			forms = append(forms, form{f, Uncompressed})
+		}
+	}
+	return forms
+}
+
+func formatOf(mediaType string) Format {
+	switch {
+	case image.IsSchema1(mediaType):
+		return Schema1
+	case mediaType == image.MediaTypeDockerManifest:
+		return Docker
+	}
+	return OCI
+}
+
+// configTypes are the media types of configs of images. What has another one is an artifact, and not converted.
+var configTypes = map[Format]string{OCI: v1.MediaTypeImageConfig, Docker: image.MediaTypeDockerConfig}
+
+func (s source) isImage() bool {
+	return s.Config == nil || s.Config.MediaType == configTypes[OCI] || s.Config.MediaType == configTypes[Docker]
+}
+
+// plan works out what is to be done for an image of the form f.
+func (r *run) plan(ctx context.Context, s source, f form) (*plan, error) {
+	p, err := &plan{source: s, format: f.format}, error(nil)
+	own := formatOf(s.Manifest.MediaType)
+	p.layers = layersOf(s.Layers)
+	if !s.isImage() {
+		if r.Format != KeepFormat && r.Format != own {
+			err = fmt.Errorf("%s is an artifact, which %s manifests are not for: %w", s.Digest, r.Format, image.ErrUnsupported)
+		}
+		return p, err
+	}
+	if own == Schema1 && f.format != Schema1 {
+		if p.old, err = parseSchema1(s.raw); err == nil {
+			p.layers = layersOf(p.old.layers())
+		}
+	}
+	for i := range p.layers {
+		if err == nil {
+			err = r.planLayer(p, i, f)
+		}
+	}
+	if err == nil && s.Config != nil && (own == Docker && f.format == OCI || f.format == Schema1 || p.remade()) {
+		err = r.readConfig(ctx, p)
+	}
+	if err != nil {
+		return p, fmt.Errorf("convert %s to %s: %w", s.Digest, f.format, err)
+	}
+	return p, nil
+}
+
+func layersOf(ds []image.Descriptor) []layer {
+	layers := make([]layer, len(ds))
+	for i, d := range ds {
+		layers[i] = layer{Descriptor: d, mediaType: d.MediaType}
+	}
+	return layers
+}
+
+// remade tells whether the tar of any layer comes to light, so that it can be verified.
+func (p *plan) remade() bool {
+	return slices.ContainsFunc(p.layers, func(l layer) bool { return l.work.to != KeepCompression })
+}
+
+// planLayer says what becomes of one layer. One with URLs stays: they lead to what it is.
+func (r *run) planLayer(p *plan, i int, f form) error {
+	l := &p.layers[i]
+	t, ok := image.ParseLayerType(l.MediaType)
+	if !ok {
+		if f.format != formatOf(p.Manifest.MediaType) {
+			return fmt.Errorf("layer %s has the media type %q, which is none of an image: %w", l.Digest, l.MediaType, image.ErrUnsupported)
+		}
+		return nil
+	}
+	if len(l.URLs) == 0 {
+		t = r.planWork(&l.work, t, f, l.Annotations, r.encrypts(i, len(p.layers)))
+	}
+	l.measure = p.old != nil
+	t.Docker = f.format != OCI
+	if t.Docker && (t.Encrypted || t.Compression == image.Zstd) {
+		return fmt.Errorf("layer %s is encrypted or compressed with zstd, which %s manifests are not for: %w", l.Digest, f.format, image.ErrUnsupported)
+	}
+	l.mediaType = t.String()
+	return nil
+}
+
+// planWork says what is to be done with the bytes of a layer of the type t, and what type it gets by that.
+func (r *run) planWork(w *work, t image.LayerType, f form, annotations map[string]string, encrypt bool) image.LayerType {
+	if t.Encrypted && r.Decrypt == nil {
+		return t
+	}
+	w.decrypt, t.Encrypted = t.Encrypted, false
+	to := f.to
+	if to == KeepCompression && f.format != OCI && t.Compression == image.Zstd {
+		to = Gzip
+	}
+	if to != KeepCompression && (r.Compression.Force || !isOf(to, t, annotations)) {
+		w.to, t.Compression = to, to.result()
+	}
+	w.encrypt = encrypt
+	t.Encrypted = encrypt
+	return t
+}
+
+// isOf tells whether a layer is of a form already.
+func isOf(to Algorithm, t image.LayerType, annotations map[string]string) bool {
+	return t.Compression == to.result() && (to != ZstdChunked || annotations[annotationChunked] != "")
+}
+
+// encrypts tells whether the layer i of n is to be encrypted.
+func (r *run) encrypts(i, n int) bool {
+	return r.Encrypt != nil && (len(r.EncryptLayers) == 0 || slices.Contains(r.EncryptLayers, i) || slices.Contains(r.EncryptLayers, i-n))
+}
+
+// maxConfig is the longest config that is read, in bytes: what other clients read, too.
+const maxConfig = image.MaxManifest
+
+// readConfig reads the config, and has the tars of layers verified by it.
+func (r *run) readConfig(ctx context.Context, p *plan) error {
+	content, err := r.from.Content(ctx, *p.Config)
+	if err != nil {
+		return err
+	}
+	if p.config, err = readAll(ctx, content, *p.Config); err != nil {
+		return fmt.Errorf("config %s: %w", p.Config.Digest, err)
+	}
+	var config struct {
+		RootFS struct {
+			DiffIDs []digest.Digest `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err := json.Unmarshal(p.config, &config); err != nil {
+		return fmt.Errorf("config %s: %v: %w", p.Config.Digest, err, image.ErrInvalid)
+	}
+	for i, diffID := range config.RootFS.DiffIDs {
+		if len(config.RootFS.DiffIDs) == len(p.layers) && p.layers[i].to != KeepCompression {
+			p.layers[i].diffID = diffID
+		}
+	}
+	return nil
+}
+
+func readAll(ctx context.Context, content image.Content, d image.Descriptor) ([]byte, error) {
+	if d.Size > maxConfig {
+		return nil, fmt.Errorf("%d bytes, more than %d: %w", d.Size, maxConfig, image.ErrTooLarge)
+	}
+	r, err := content.Open(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	if r, err = image.Verify(r, d); err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, maxConfig+1))
+	if err == nil && len(raw) > maxConfig {
+		err = fmt.Errorf("more than %d bytes: %w", maxConfig, image.ErrTooLarge)
+	}
+	return raw, err
+}
+
+// parts copies the layers of an image, and its config if that stays as it is.
+func (r *run) parts(ctx context.Context, p *plan, depth int) ([]result, error) {
+	results := make([]result, len(p.layers))
+	tasks := len(p.layers)
+	if p.Config != nil && !p.newConfig() {
+		tasks++
+	}
+	err := r.each(ctx, tasks, func(ctx context.Context, i int) (err error) {
+		if i == len(p.layers) {
+			_, err = r.copyOnce(ctx, *p.Config, work{}, depth+1)
+			return err
+		}
+		l := p.layers[i]
+		results[i], err = r.copyOnce(ctx, l.Descriptor, l.work, depth+1)
+		return err
+	})
+	if err == nil && p.format == Schema1 && p.Manifest.Config != nil {
+		err = r.pushEmpty(ctx, p)
+	}
+	return results, err
+}
