@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/containers/ocicrypt"
 	"github.com/containers/ocicrypt/config"
@@ -18,7 +19,18 @@ func unseal(keys *config.DecryptConfig, from io.Reader, annotations map[string]s
 	if err != nil {
 		return nil, fmt.Errorf("decrypt: %s: %w", oneLine(err), image.ErrDenied)
 	}
-	return plain, nil
+	return &authentic{plain}, nil
+}
+
+// authentic tells of what does not fit a layer's code in the words of this package: it was changed after it was encrypted.
+type authentic struct{ io.Reader }
+
+func (a *authentic) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("decrypt: it is not what was encrypted: %w", image.ErrDigest)
+	}
+	return n, err
 }
 
 // oneLine is what an error says, which ocicrypt tells in several lines.
@@ -50,6 +62,9 @@ func seal(keys *config.EncryptConfig, to io.Writer, d image.Descriptor, annotati
 	return s, nil
 }
 
+// wrapping is held while keys are encrypted: ocicrypt sets a variable of its pkcs7 package for that.
+var wrapping sync.Mutex
+
 func (s *sealer) Write(p []byte) (int, error) { return s.pipe.Write(p) }
 
 func (s *sealer) finish() error {
@@ -57,6 +72,8 @@ func (s *sealer) finish() error {
 	if err := <-s.done; err != nil {
 		return err
 	}
+	wrapping.Lock()
+	defer wrapping.Unlock()
 	annotations, err := s.finalize()
 	if err != nil {
 		return fmt.Errorf("encrypt: %s: %w", oneLine(err), image.ErrDenied)
