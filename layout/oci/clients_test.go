@@ -70,6 +70,6 @@ func TestUmociCleans(t *testing.T) {
 	tagImage(t, l, "hello again", "v2")
 	must(t, l.Delete(t.Context(), "v2"))
 	run(t, "umoci", "gc", "--layout", dir)
-	want(t, "blobs", len(files(t, dir)), 3)
+	want(t, "blobs", len(blobNames(t, dir)), 3)
 	resolve(t, create(t, dir), "v1", d)
 }

@@ -2,9 +2,11 @@ package oci
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -12,6 +14,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // maxIndex is the longest index.json that is read, in bytes: some two hundred thousand images.
@@ -20,10 +23,15 @@ const maxIndex = 64 << 20
 // emptyIndex is the index.json of a layout without images.
 const emptyIndex = `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[]}`
 
+// AnnotationFullName is the full name of an image with its tag, in an index.json of docker, containerd or nerdctl.
+const AnnotationFullName = "io.containerd.image.name"
+
 // entry is one image of an index.json.
 type entry struct {
 	image.Descriptor        // media type, digest and size only
 	name             string // what it goes by, "" for none
+	full             string // its full name, "" for none
+	foreign          bool   // it is another repository's
 	raw              []byte // as it is written
 }
 
@@ -31,15 +39,64 @@ type entry struct {
 type index struct {
 	head, tail []byte // up to and with the bracket that opens the list, and from the one that closes it on
 	entries    []entry
+	repository string // whose tags the names are, "" for no one's
 }
 
 // index reads index.json, as it is now.
-func (l *Layout) index() (*index, error) {
-	raw, err := l.readFile(v1.ImageIndexFile, maxIndex)
+func (l *Layout) index(ctx context.Context) (*index, error) {
+	raw, err := files.Read(ctx, l.files, v1.ImageIndexFile, maxIndex)
+	if errors.Is(err, fs.ErrNotExist) && l.tar {
+		raw, err = []byte(emptyIndex), nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	return parseIndex(raw)
+	x, err := parseIndex(raw)
+	if err == nil && l.repository != "" {
+		x.within(l.repository)
+	}
+	return x, err
+}
+
+// within has the names be the tags of a repository.
+func (x *index) within(repository string) {
+	x.repository = repository
+	for i := range x.entries {
+		e := &x.entries[i]
+		e.name, e.foreign = "", e.full != ""
+		if tag, ok := strings.CutPrefix(e.full, repository+":"); ok && image.ValidTag(tag) {
+			e.name, e.foreign = tag, false
+		}
+	}
+}
+
+// Entries are the images that an index.json lists, in its order: media type, digest, size, and those of the annotations that name
+// them. What is no index.json is ErrInvalid.
+func Entries(raw []byte) ([]image.Descriptor, error) {
+	x, err := parseIndex(raw)
+	if err != nil {
+		return nil, err
+	}
+	var all []image.Descriptor
+	for _, e := range x.entries {
+		e.Annotations = annotations(e.name, e.full)
+		all = append(all, e.Descriptor)
+	}
+	return all, nil
+}
+
+func annotations(name, full string) map[string]string {
+	all := map[string]string{}
+	if name != "" {
+		all[v1.AnnotationRefName] = name
+	}
+	if full != "" {
+		all[AnnotationFullName] = full
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
 
 // parseIndex reads an index.json. What is no JSON, or names content by impossible digests or sizes, is ErrInvalid.
@@ -115,6 +172,7 @@ func (p *indexParser) entry() error {
 		Annotations struct {
 			// Nothing else of them is of use here, and there may be very many.
 			Name string `json:"org.opencontainers.image.ref.name"`
+			Full string `json:"io.containerd.image.name"`
 		} `json:"annotations"`
 	}
 	var raw json.RawMessage
@@ -125,13 +183,13 @@ func (p *indexParser) entry() error {
 		return err
 	}
 	if err := doc.Digest.Validate(); err != nil {
-		return fmt.Errorf("digest %s: %v", clean(doc.Digest.String()), err)
+		return fmt.Errorf("digest %s: %v", files.Clean(doc.Digest.String()), err)
 	}
 	if doc.Size < 0 {
 		return fmt.Errorf("%s has the size %d", doc.Digest, doc.Size)
 	}
 	d := image.Descriptor{MediaType: doc.MediaType, Digest: doc.Digest, Size: doc.Size}
-	p.index.entries = append(p.index.entries, entry{d, doc.Annotations.Name, raw})
+	p.index.entries = append(p.index.entries, entry{Descriptor: d, name: doc.Annotations.Name, full: doc.Annotations.Full, raw: raw})
 	return nil
 }
 
@@ -150,12 +208,13 @@ func (x *index) bytes() []byte {
 }
 
 // newEntry is d under a name, or under none.
-func newEntry(d image.Descriptor, name string) entry {
+func (x *index) newEntry(d image.Descriptor, name string) entry {
 	d = image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 	e := entry{Descriptor: d, name: name}
-	if name != "" {
-		d.Annotations = map[string]string{v1.AnnotationRefName: name}
+	if x.repository != "" && name != "" {
+		e.full = x.repository + ":" + name
 	}
+	d.Annotations = annotations(e.name, e.full)
 	e.raw = marshal(d)
 	return e
 }
@@ -167,12 +226,12 @@ func (x *index) put(d image.Descriptor, name string) (changed bool) {
 	})
 	switch {
 	case i < 0:
-		x.entries = append(x.entries, newEntry(d, name))
+		x.entries = append(x.entries, x.newEntry(d, name))
 		return true
 	case name == "":
 		return false
 	}
-	x.entries[i] = newEntry(d, name)
+	x.entries[i] = x.newEntry(d, name)
 	rest := slices.DeleteFunc(x.entries[i+1:], func(e entry) bool { return e.name == name })
 	x.entries = x.entries[:i+1+len(rest)]
 	return true

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Expect implements image.Sink: a layout holds everything.
@@ -68,6 +69,9 @@ func (l *Layout) pushManifest(ctx context.Context, d image.Descriptor, content i
 	if h != image.Skipped {
 		err = l.store(ctx, d, memory(raw, content.Sent))
 	}
+	if err == nil && h != image.Skipped {
+		l.unkept.Store(true)
+	}
 	if err == nil && m.Subject != nil {
 		err = l.list(ctx, image.Descriptor{MediaType: m.MediaType, Digest: d.Digest, Size: int64(len(raw))}, "")
 	}
@@ -108,7 +112,7 @@ func acceptable(d image.Descriptor) error {
 
 // has tells whether the blob d is there, as far as Push wants to know it.
 func (l *Layout) has(ctx context.Context, d image.Descriptor) bool {
-	file, size, err := l.openFile(blobPath(d.Digest))
+	file, size, err := l.files.Open(ctx, blobPath(d.Digest))
 	if err != nil {
 		return false
 	}
@@ -134,11 +138,7 @@ func (l *Layout) store(ctx context.Context, d image.Descriptor, content image.Co
 	if err != nil {
 		return err
 	}
-	name := blobPath(d.Digest)
-	if err := l.root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	return l.write(name, func(w io.Writer) error {
+	return l.files.Write(ctx, blobPath(d.Digest), d.Size, func(w io.Writer) error {
 		if content.Sent != nil {
 			w = &counter{Writer: w, tell: content.Sent}
 		}
@@ -171,7 +171,7 @@ func (l *Layout) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag st
 }
 
 func (l *Layout) tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
-	if tag != "" && !image.ValidLayoutName(tag) {
+	if tag != "" && !l.validName(tag) {
 		return fmt.Errorf("no image can have that name: %w", image.ErrInvalid)
 	}
 	m, err := image.ParseManifest(d.MediaType, raw)
@@ -186,6 +186,11 @@ func (l *Layout) tag(ctx context.Context, d image.Descriptor, raw []byte, tag st
 	return l.list(ctx, d, tag)
 }
 
+// validName tells whether an image may go by a name: a tag, where there are repositories.
+func (l *Layout) validName(name string) bool {
+	return image.ValidTag(name) || l.repository == "" && image.ValidLayoutName(name)
+}
+
 func memory(raw []byte, sent func(int64)) image.Content {
 	return image.Content{Sent: sent, Open: func(context.Context, int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(raw)), nil
@@ -194,35 +199,63 @@ func memory(raw []byte, sent func(int64)) image.Content {
 
 // list puts d into index.json. The blobs it names are on the disk before that.
 func (l *Layout) list(ctx context.Context, d image.Descriptor, name string) error {
-	if err := l.syncFolder(path.Dir(blobPath(d.Digest))); err != nil {
-		return err
-	}
-	return l.edit(ctx, func(x *index) bool { return x.put(d, name) })
+	return l.edit(ctx, d.Digest, func(x *index) bool { return x.put(d, name) })
 }
 
-// edit changes index.json, in one step and with nobody else's change lost.
-func (l *Layout) edit(ctx context.Context, fn func(*index) (changed bool)) error {
-	return l.locked(ctx, func() error {
-		x, err := l.index()
-		if err == nil {
-			err = ctx.Err()
+// edit changes index.json, in one step and with nobody else's change lost, when the files of a digest's kind are on the disk.
+func (l *Layout) edit(ctx context.Context, dgst digest.Digest, fn func(*index) (changed bool)) error {
+	return l.change(ctx, func(x *index, c *files.Change) bool {
+		if dgst != "" {
+			c.After = []string{blobPath(dgst)}
 		}
-		if err != nil || !fn(x) {
-			return err
-		}
-		raw := x.bytes()
-		if len(raw) > maxIndex {
-			return fmt.Errorf("index.json would have %d bytes, more than %d: %w", len(raw), maxIndex, image.ErrTooLarge)
-		}
-		if err := l.replace(v1.ImageIndexFile, raw); err != nil {
-			return err
-		}
-		return l.syncFolder(".")
+		return fn(x)
 	})
 }
 
+// change is edit with more to it than index.json.
+func (l *Layout) change(ctx context.Context, fn func(*index, *files.Change) (changed bool)) error {
+	unkept := false
+	err := l.files.Edit(ctx, func() (c files.Change, err error) {
+		unkept = l.unkept.Swap(false) // nobody writes now, and all that was written is kept
+		x, err := l.index(ctx)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || !fn(x, &c) {
+			return files.Change{}, err
+		}
+		raw := x.bytes()
+		if len(raw) > maxIndex {
+			return c, fmt.Errorf("index.json would have %d bytes, more than %d: %w", len(raw), maxIndex, image.ErrTooLarge)
+		}
+		if err := l.mark(ctx, &c); err != nil {
+			return c, err
+		}
+		c.Put = append(c.Put, files.Content{Name: v1.ImageIndexFile, Data: raw})
+		return c, nil
+	})
+	if err != nil && unkept {
+		l.unkept.Store(true)
+	}
+	return err
+}
+
+// mark makes files a layout that are none yet.
+func (l *Layout) mark(ctx context.Context, c *files.Change) error {
+	file, _, err := l.files.Open(ctx, v1.ImageLayoutFile)
+	if err == nil {
+		return file.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c.Put = append(c.Put, files.Content{Name: v1.ImageLayoutFile, Data: marker()})
+	return nil
+}
+
 // Delete implements image.Sink. With a tag, only its entry in index.json goes. With a digest, all entries of the digest go, and the
-// manifest itself; the blobs it names stay in either case, for others may name them too.
+// manifest itself; the blobs it names stay in either case, for others may name them too. So may other layouts name a manifest among
+// shared blobs: ErrUnsupported.
 func (l *Layout) Delete(ctx context.Context, ref string) error {
 	if err := l.delete(ctx, ref); err != nil {
 		return l.failed("delete", ref, err)
@@ -235,7 +268,7 @@ func (l *Layout) delete(ctx context.Context, ref string) error {
 		return l.deleteManifest(ctx, dgst)
 	}
 	found := false
-	err := l.edit(ctx, func(x *index) bool {
+	err := l.edit(ctx, "", func(x *index) bool {
 		found = ref != "" && x.remove(func(e entry) bool { return e.name == ref })
 		return found
 	})
@@ -245,17 +278,21 @@ func (l *Layout) delete(ctx context.Context, ref string) error {
 	return err
 }
 
-// deleteManifest takes a manifest out of index.json first, so that it never names what is not there.
+// deleteManifest takes a manifest out of index.json first, so that it never names what is not there. One that another repository
+// has a name for stays.
 func (l *Layout) deleteManifest(ctx context.Context, dgst digest.Digest) error {
 	_, _, err := l.readManifest(ctx, dgst, "")
 	if err != nil && !errors.Is(err, image.ErrDigest) {
 		return err
 	}
-	err = l.edit(ctx, func(x *index) bool {
-		return x.remove(func(e entry) bool { return e.Digest == dgst })
-	})
-	if err != nil {
-		return err
+	if l.shared {
+		return fmt.Errorf("its blobs are shared with other layouts: delete its tags: %w", image.ErrUnsupported)
 	}
-	return l.root.Remove(blobPath(dgst))
+	return l.change(ctx, func(x *index, c *files.Change) bool {
+		x.remove(func(e entry) bool { return e.Digest == dgst && !e.foreign })
+		if _, listed := x.find(func(e entry) bool { return e.Digest == dgst }); !listed {
+			c.Remove = []string{blobPath(dgst)}
+		}
+		return true
+	})
 }

@@ -60,7 +60,7 @@ func TestTagWaits(t *testing.T) {
 	dir := t.TempDir()
 	l := create(t, dir)
 	d, raw := pushImage(t, l, "hello")
-	err := create(t, dir).locked(t.Context(), func() error {
+	err := create(t, dir).files.(*folder).locked(t.Context(), func() error {
 		ctx, cancel := context.WithCancel(t.Context())
 		go cancel()
 		wantErr(t, "tag while somebody has the lock", l.Tag(ctx, d, raw, "v1"), context.Canceled)
@@ -80,11 +80,11 @@ func TestNothingIsLeft(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, ".*"))
 	must(t, err)
 	want(t, "what is left", left, nil)
-	want(t, "blobs", files(t, dir), nil)
+	want(t, "blobs", blobNames(t, dir), nil)
 }
 
-// files are the names in blobs/sha256.
-func files(t *testing.T, dir string) []string {
+// blobNames are the names in blobs/sha256.
+func blobNames(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(dir, "blobs", "sha256"))
 	must(t, err)

@@ -8,20 +8,22 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // mediaTypeBlob is what is said of content that nothing tells the type of.
 const mediaTypeBlob = "application/octet-stream"
 
 // Resolve implements image.Source. A tag is the whole name of an image in index.json (org.opencontainers.image.ref.name), and of
-// several that share it the first, as it is elsewhere. A digest is that of any manifest in the layout, listed or not.
+// several that share it the first, as it is elsewhere. A digest is that of any manifest in the layout, listed or not; "@N" is the
+// image at that position of index.json.
 func (l *Layout) Resolve(ctx context.Context, ref string) (image.Descriptor, error) {
 	d, err := l.resolve(ctx, ref)
 	if err != nil {
@@ -52,7 +54,7 @@ func (l *Layout) resolve(ctx context.Context, ref string) (image.Descriptor, err
 		d, _, err := l.readManifest(ctx, e.Digest, e.MediaType)
 		return d, err
 	}
-	file, _, err := l.openFile(blobPath(e.Digest))
+	file, _, err := l.files.Open(ctx, blobPath(e.Digest))
 	if err != nil {
 		return image.Descriptor{}, err
 	}
@@ -79,9 +81,12 @@ func (l *Layout) named(ctx context.Context, name string) (entry, error) {
 	if err := ctx.Err(); err != nil {
 		return entry{}, err
 	}
-	x, err := l.index()
+	x, err := l.index(ctx)
 	if err != nil {
 		return entry{}, err
+	}
+	if position, ok := strings.CutPrefix(name, "@"); ok {
+		return x.at(position)
 	}
 	if name == "" {
 		return x.only()
@@ -93,18 +98,35 @@ func (l *Layout) named(ctx context.Context, name string) (entry, error) {
 	return e, nil
 }
 
+// at is the entry at a position, counted from 0.
+func (x *index) at(position string) (entry, error) {
+	n, err := strconv.ParseUint(position, 10, 31)
+	if err != nil {
+		return entry{}, fmt.Errorf("@ is for a position, as in @0: %w", image.ErrNotFound)
+	}
+	if n >= uint64(len(x.entries)) {
+		return entry{}, fmt.Errorf("there are %d images, and the first is @0: %w", len(x.entries), image.ErrNotFound)
+	}
+	return x.entries[n], nil
+}
+
+// only is the one entry there is, or that has a tag of the repository.
 func (x *index) only() (entry, error) {
-	if len(x.entries) == 0 {
+	entries := x.entries
+	if x.repository != "" {
+		entries = slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.name == "" })
+	}
+	if len(entries) == 0 {
 		return entry{}, fmt.Errorf("there is no image: %w", image.ErrNotFound)
 	}
-	first := x.entries[0]
-	if _, several := x.find(func(e entry) bool { return e.Digest != first.Digest }); several {
+	first := entries[0]
+	if slices.ContainsFunc(entries, func(e entry) bool { return e.Digest != first.Digest }) {
 		const most = 5
 		names := x.names("")
 		if len(names) > most {
 			names = append(names[:most], "…")
 		}
-		return entry{}, fmt.Errorf("there are several images, name one (%s): %w", clean(strings.Join(names, ", ")), image.ErrNotFound)
+		return entry{}, fmt.Errorf("there are several images, name one (%s): %w", files.Clean(strings.Join(names, ", ")), image.ErrNotFound)
 	}
 	return first, nil
 }
@@ -132,7 +154,7 @@ func (l *Layout) readManifest(ctx context.Context, dgst digest.Digest, mediaType
 		MediaType string `json:"mediaType"`
 	}
 	if json.Unmarshal(raw, &doc) == nil && doc.MediaType == "" && mediaType == "" {
-		mediaType = l.listedType(dgst)
+		mediaType = l.listedType(ctx, dgst)
 	}
 	m, err := image.ParseManifest(mediaType, raw)
 	if err != nil && !image.IsManifest(mediaType) {
@@ -146,7 +168,7 @@ func (l *Layout) readManifest(ctx context.Context, dgst digest.Digest, mediaType
 
 // readVerified reads what can be a manifest.
 func (l *Layout) readVerified(ctx context.Context, dgst digest.Digest) ([]byte, error) {
-	file, size, err := l.openFile(blobPath(dgst))
+	file, size, err := l.files.Open(ctx, blobPath(dgst))
 	if err != nil {
 		return nil, err
 	}
@@ -162,8 +184,8 @@ func (l *Layout) readVerified(ctx context.Context, dgst digest.Digest) ([]byte, 
 }
 
 // listedType is what index.json calls a digest, if it lists it; an index.json that can't be read lists nothing.
-func (l *Layout) listedType(dgst digest.Digest) string {
-	x, err := l.index()
+func (l *Layout) listedType(ctx context.Context, dgst digest.Digest) string {
+	x, err := l.index(ctx)
 	if err != nil {
 		return ""
 	}
@@ -231,14 +253,14 @@ func (l *Layout) FetchRange(ctx context.Context, d image.Descriptor, off, n int6
 }
 
 // openBlob opens content of any digest that somebody may ask for.
-func (l *Layout) openBlob(ctx context.Context, dgst digest.Digest) (*os.File, int64, error) {
+func (l *Layout) openBlob(ctx context.Context, dgst digest.Digest) (files.File, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
 	if err := dgst.Validate(); err != nil {
 		return nil, 0, fmt.Errorf("%v: %w", err, image.ErrInvalid)
 	}
-	return l.openFile(blobPath(dgst))
+	return l.files.Open(ctx, blobPath(dgst))
 }
 
 // section is a part of a file. It ends early only with an error.
@@ -262,7 +284,7 @@ func (s *section) Read(p []byte) (int, error) {
 // Tags implements image.Source: the names of the images in index.json, sorted.
 func (l *Layout) Tags(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		x, err := l.index()
+		x, err := l.index(ctx)
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -305,7 +327,7 @@ func (l *Layout) referrers(ctx context.Context, subject digest.Digest) iter.Seq2
 			yield(image.Descriptor{}, fmt.Errorf("%v: %w", err, image.ErrNotFound))
 			return
 		}
-		x, err := l.index()
+		x, err := l.index(ctx)
 		if err != nil {
 			yield(image.Descriptor{}, err)
 			return
