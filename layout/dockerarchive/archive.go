@@ -146,7 +146,8 @@ func (h *host) repository(name string) (*repository, error) {
 // Close implements image.Host. The archive stays open.
 func (h *host) Close() error { return nil }
 
-// fullName is what an image goes by.
+// fullName is what an image goes by. It is written whole: docker takes it as it takes its own short form, and podman makes another name
+// of that one.
 type fullName struct{ host, repository, tag string }
 
 func (n fullName) String() string { return n.host + "/" + n.repository + ":" + n.tag }
@@ -162,15 +163,6 @@ func parseName(text string) (fullName, bool) {
 		return fullName{}, false
 	}
 	return fullName{reference.Domain(named), reference.Path(named), tagged.Tag()}, true
-}
-
-// familiar is a name as docker writes it.
-func (n fullName) familiar() string {
-	named, err := reference.ParseNormalizedNamed(n.String())
-	if err != nil {
-		return n.String()
-	}
-	return reference.FamiliarString(named)
 }
 
 // isMissing tells that a file is not there.

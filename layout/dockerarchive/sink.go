@@ -194,7 +194,7 @@ func (f *follower) listed(index []image.Descriptor) []*item {
 			all = append(all, it)
 		}
 		if n, ok := parseName(d.Annotations[oci.AnnotationFullName]); ok {
-			have[it.Config].RepoTags = append(have[it.Config].RepoTags, n.familiar())
+			have[it.Config].RepoTags = append(have[it.Config].RepoTags, n.String())
 		}
 	}
 	return all
