@@ -109,7 +109,8 @@ func (a *Archive) current(info fs.FileInfo) bool {
 	if a.now == nil || a.now.info == nil || info == nil {
 		return a.now != nil && a.now.info == nil && info == nil
 	}
-	return os.SameFile(a.now.info, info) && a.now.info.Size() == info.Size() && a.now.info.ModTime().Equal(info.ModTime())
+	was := a.now.info
+	return os.SameFile(was, info) && was.Size() == info.Size() && was.ModTime().Equal(info.ModTime()) && was.Mode() == info.Mode()
 }
 
 func (a *Archive) replace(s *snapshot) {
