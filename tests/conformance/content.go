@@ -69,10 +69,18 @@ func NewContent() Content {
 
 // Images makes the content of a place that holds images only: Image, of layers that are gzipped tars, under tag ("" for no tag) and,
 // if lists, an Index of two such images under the tag "multi".
-func Images(tag string, lists bool) Content {
+func Images(tag string, lists bool) Content { return images(tag, lists, v1.MediaTypeImageLayerGzip, zipped) }
+
+// PlainImages is Images, without an Index, for a place that keeps layers as plain tars only.
+func PlainImages(tag string) Content {
+	return images(tag, false, v1.MediaTypeImageLayer, func(plain []byte) []byte { return plain })
+}
+
+func images(tag string, lists bool, layers string, pack func([]byte) []byte) Content {
 	c := Content{Tags: map[string]image.Descriptor{}}
+	realImage := func(architecture string, files ...int) image.Descriptor { return c.realImage(layers, pack, architecture, files...) }
 	if lists {
-		amd64, arm64 := c.realImage("amd64", 1000, 5000), c.realImage("arm64", 1, 2000)
+		amd64, arm64 := realImage("amd64", 1000, 5000), realImage("arm64", 1, 2000)
 		amd64.Platform = &image.Platform{OS: "linux", Architecture: "amd64"}
 		arm64.Platform = &image.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
 		c.Platforms = []image.Descriptor{amd64, arm64}
@@ -81,7 +89,7 @@ func Images(tag string, lists bool) Content {
 		})
 		c.Tags["multi"] = c.Index
 	}
-	c.Image = c.realImage(runtime.GOARCH, 3000, largeBlob)
+	c.Image = realImage(runtime.GOARCH, 3000, largeBlob)
 	if tag != "" {
 		c.Tags[tag] = c.Image
 	}
@@ -90,15 +98,15 @@ func Images(tag string, lists bool) Content {
 	return c
 }
 
-// realImage is an image whose layers are gzipped tars of one file each, of so many bytes.
-func (c *Content) realImage(architecture string, files ...int) image.Descriptor {
+// realImage is an image whose layers are packed tars of one file each, of so many bytes.
+func (c *Content) realImage(layers string, pack func([]byte) []byte, architecture string, files ...int) image.Descriptor {
 	config := v1.Image{Platform: v1.Platform{OS: "linux", Architecture: architecture}, RootFS: v1.RootFS{Type: "layers"}}
 	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	for i, size := range files {
 		plain := layer(fmt.Sprintf("%s-%d", architecture, i), size)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
 		config.History = append(config.History, v1.History{CreatedBy: "a test"})
-		m.Layers = append(m.Layers, c.blob(v1.MediaTypeImageLayerGzip, zipped(plain)))
+		m.Layers = append(m.Layers, c.blob(layers, pack(plain)))
 	}
 	raw, _ := json.Marshal(config)
 	m.Config = c.blob(v1.MediaTypeImageConfig, raw)
