@@ -69,14 +69,14 @@ func NewContent() Content {
 
 // Images makes the content of a place that holds images only: Image, of layers that are gzipped tars, under tag ("" for no tag) and,
 // if lists, an Index of two such images under the tag "multi".
-func Images(tag string, lists bool) Content { return images(tag, lists, v1.MediaTypeImageLayerGzip, zipped) }
+func Images(tag string, lists bool) Content { return images(tag, lists, largeBlob, v1.MediaTypeImageLayerGzip, zipped) }
 
-// PlainImages is Images, without an Index, for a place that keeps layers as plain tars only.
+// PlainImages is Images, without an Index, for a place that keeps layers as plain tars only, which takes its time to make them.
 func PlainImages(tag string) Content {
-	return images(tag, false, v1.MediaTypeImageLayer, func(plain []byte) []byte { return plain })
+	return images(tag, false, largeBlob/8, v1.MediaTypeImageLayer, func(plain []byte) []byte { return plain })
 }
 
-func images(tag string, lists bool, layers string, pack func([]byte) []byte) Content {
+func images(tag string, lists bool, large int, layers string, pack func([]byte) []byte) Content {
 	c := Content{Tags: map[string]image.Descriptor{}}
 	realImage := func(architecture string, files ...int) image.Descriptor { return c.realImage(layers, pack, architecture, files...) }
 	if lists {
@@ -89,7 +89,7 @@ func images(tag string, lists bool, layers string, pack func([]byte) []byte) Con
 		})
 		c.Tags["multi"] = c.Index
 	}
-	c.Image = realImage(runtime.GOARCH, 3000, largeBlob)
+	c.Image = realImage(runtime.GOARCH, 3000, large)
 	if tag != "" {
 		c.Tags[tag] = c.Image
 	}

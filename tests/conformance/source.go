@@ -139,10 +139,11 @@ func (s *suite) read(ctx context.Context, d image.Descriptor) ([]byte, error) {
 
 // testVerify fetches what does not match its descriptor. It must not be taken for whole.
 func testVerify(t *testing.T, s *suite) {
-	if s.Corrupt.Digest == "" {
-		s.Corrupt.Descriptor = s.Missing
+	corrupt := s.Corrupt.Descriptor
+	if corrupt.Digest == "" {
+		corrupt = s.Missing
 	}
-	_, err := s.read(t.Context(), s.Corrupt.Descriptor)
+	_, err := s.read(t.Context(), corrupt)
 	if !errors.Is(err, image.ErrDigest) && !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("fetch corrupt content: %v, want %v, or %v of a place that can't hold it", err, image.ErrDigest, image.ErrNotFound)
 	}
