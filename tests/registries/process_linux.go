@@ -11,3 +11,6 @@ func startWithParent(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd.Start()
 }
+
+// detach unmounts what is mounted there, now or when it is not busy any more.
+func detach(point string) { syscall.Unmount(point, syscall.MNT_DETACH) }
