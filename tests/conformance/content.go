@@ -28,7 +28,7 @@ type Content struct {
 	// Referrer names Image as its subject. Only Referrer has no tag.
 	Index, Image, Artifact, Referrer image.Descriptor
 	Platforms                        []image.Descriptor
-	// Tags are all tags, by name.
+	// Tags are all tags, by name. A place of one image has but the tag "".
 	Tags map[string]image.Descriptor
 	// Manifests and Blobs are all content, children before parents.
 	Manifests, Blobs []Entry
@@ -152,11 +152,13 @@ func zipped(plain []byte) []byte {
 	return b.Bytes()
 }
 
-// TagNames are the names of all tags, sorted.
+// TagNames are the names of all tags, sorted. "", which stands for the only image, is none.
 func (c *Content) TagNames() []string {
 	var names []string
 	for name := range c.Tags {
-		names = append(names, name)
+		if name != "" {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names
