@@ -146,7 +146,7 @@ func layer(name string, size int) []byte {
 
 func zipped(plain []byte) []byte {
 	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
+	w, _ := gzip.NewWriterLevel(&b, gzip.HuffmanOnly) // since it is fast, and nothing gets smaller
 	w.Write(plain)
 	w.Close()
 	return b.Bytes()

@@ -12,7 +12,7 @@ import (
 	"github.com/regfs/regfs/tests/conformance"
 )
 
-// made is the content of a place without a manifest of its own: the layers it is made of, and what was made of them.
+// made is the content of a place without a manifest of its own: the layers it is made of, where they are known, and what was made.
 func made(t *testing.T, src image.Source, layers ...conformance.Entry) conformance.Content {
 	t.Helper()
 	other := conformance.NewContent()
@@ -28,7 +28,13 @@ func made(t *testing.T, src image.Source, layers ...conformance.Entry) conforman
 		t.Fatal(err)
 	}
 	content.Image, content.Manifests = d, []conformance.Entry{{Descriptor: d, Bytes: raw}}
-	content.Blobs = append(content.Blobs, conformance.Entry{Descriptor: *m.Config, Bytes: fetch(t, src, *m.Config)})
+	made := m.Children()
+	if len(layers) > 0 {
+		made = []image.Descriptor{*m.Config}
+	}
+	for _, d := range made {
+		content.Blobs = append(content.Blobs, conformance.Entry{Descriptor: d, Bytes: fetch(t, src, d)})
+	}
 	return content
 }
 
