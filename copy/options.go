@@ -116,10 +116,11 @@ func (o *Options) complete() error {
 	if (o.Parts == System || o.Parts == Fitting) && len(o.Platforms) > 1 {
 		return fmt.Errorf("%d platforms, and one image is asked for: %w", len(o.Platforms), image.ErrInvalid)
 	}
-	return o.check()
+	return o.Check()
 }
 
-func (o *Options) check() error {
+// Check tells what contradicts itself or can't be: ErrInvalid, ErrUnsupported.
+func (o *Options) Check() error {
 	switch {
 	case !slices.Contains([]Parts{All, System, Listed, IndexOnly, Fitting}, o.Parts):
 		return fmt.Errorf("parts %q: %w", o.Parts, image.ErrInvalid)

@@ -54,7 +54,7 @@ func keepImage(t *testing.T, store *cache.Cache) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := hosts(store.Through(client.Host)).source(t.Context(), n)
+	src, err := (&places{registry: store.Through(client.Host)}).source(t.Context(), n)
 	if err != nil {
 		t.Fatal(err)
 	}

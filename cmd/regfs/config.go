@@ -75,9 +75,12 @@ func (c *config) addCacheFlags(f *pflag.FlagSet) {
 }
 
 func (c *config) addPlatformFlag(f *pflag.FlagSet, purpose string) {
-	c.platform = image.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	f.Func("platform", purpose+" `platform` (default linux/"+runtime.GOARCH+")", c.setPlatform)
+	c.platform = image.Platform{OS: "linux", Architecture: thisArchitecture}
+	f.Func("platform", purpose+" `platform` (default linux/"+thisArchitecture+")", c.setPlatform)
 }
+
+// thisArchitecture is that of images for this machine.
+const thisArchitecture = runtime.GOARCH
 
 // setOptions takes the value of one -o. What has a flag of its own here sets that; all else goes to the mount as it is.
 func (c *config) setOptions(list string) error {

@@ -13,35 +13,32 @@ import (
 
 	"github.com/regfs/regfs/copy"
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/registry"
 )
 
 func copyCommand() *cobra.Command {
-	c, quiet := &config{}, false
+	c, o := &config{}, &copyFlags{}
 	cmd := &cobra.Command{
 		Use:   "copy [flags] SOURCE DESTINATION",
 		Short: "Copy an image from one place to another",
 		Long: `Copy an image from one place to another. Both are named as podman and skopeo do:
-
-  docker://HOST/REPOSITORY[:TAG|@DIGEST]   a registry's; without a tag, latest
-  oci:PATH[:TAG][@DIGEST]                  an OCI image layout's, a folder
-
+` + placesHelp + `
 The image is copied byte for byte, so that its digest stays as it is, and whole: of a
-multi-platform image every platform. What the destination has is not sent again. Its tag
-changes last, when everything is there; with a DIGEST in its place, no tag does.
+multi-platform image every platform. It is converted only where that is asked for, or
+where the destination can't hold it as it is. What the destination has is not sent again.
+Its tag changes last, when everything is there; with a DIGEST in its place, no tag does.
 
 Credentials are those of podman, skopeo and docker ('podman login'); so are registries.conf
 and certs.d. Progress and errors go to stderr.`,
 		Example: `  regfs copy docker://quay.io/podman/stable docker://registry.example.com/podman:v5
   regfs copy docker://alpine:3.20 oci:alpine:3.20
+  regfs copy --multi-arch system docker://alpine containers-storage:alpine
   regfs copy --insecure localhost:5000 oci:alpine:3.20 docker://localhost:5000/alpine`,
 		Args: sourceAndDestination,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return copyNamed(cmd.Context(), c, args[0], args[1], cmd.ErrOrStderr(), quiet)
+			return copyNamed(cmd.Context(), c, o, args[0], args[1], cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().SortFlags = false
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "say nothing unless it fails")
+	o.add(cmd.Flags())
 	c.addRegistryFlags(cmd.Flags())
 	return cmd
 }
@@ -60,7 +57,7 @@ func sourceAndDestination(_ *cobra.Command, args []string) error {
 }
 
 // copyNamed copies from one name to another, until it is interrupted.
-func copyNamed(ctx context.Context, c *config, source, destination string, stderr io.Writer, quiet bool) error {
+func copyNamed(ctx context.Context, c *config, o *copyFlags, source, destination string, stderr io.Writer) error {
 	from, err := parseRef(source)
 	if err != nil {
 		return err
@@ -69,17 +66,27 @@ func copyNamed(ctx context.Context, c *config, source, destination string, stder
 	if err != nil {
 		return err
 	}
-	if err := c.checkTimeout(); err != nil {
+	options, err := o.options()
+	if err == nil {
+		options.Tags, err = o.names(to)
+	}
+	if err == nil {
+		err = c.checkTimeout()
+	}
+	if err != nil {
 		return err
 	}
-	p := newProgress(stderr, quiet)
+	p := newProgress(stderr, o.quiet)
+	options.Events = p.tell
 	var root image.Descriptor
 	err = interruptible(ctx, func(ctx context.Context) (err error) {
-		root, err = copyImage(ctx, c.newClient(nil), from, to, p.tell)
+		client := c.newClient(nil)
+		defer client.Close()
+		root, err = copyImage(ctx, o.places(client.Host, c), from, to, options)
 		return err
 	})
 	p.close()
-	if err == nil && !quiet {
+	if err == nil && !o.quiet {
 		fmt.Fprintf(stderr, "copied %s to %s\n", root.Digest, to)
 	}
 	return err
@@ -108,27 +115,46 @@ func endings() []os.Signal {
 	return ends
 }
 
-// copyImage copies what one name names to where the other one says, and returns what that is.
-func copyImage(ctx context.Context, client *registry.Client, from, to image.Ref, events func(copy.Event)) (image.Descriptor, error) {
-	defer client.Close()
-	src, err := hosts(client.Host).source(ctx, from)
+// ends are the places of the two ends of a copy.
+type ends struct{ from, to *places }
+
+func (o *copyFlags) places(registry func(string) (image.Host, error), c *config) ends {
+	at := places{registry: registry, timeout: c.timeout, tempDir: o.tempDir}
+	from, to := at, at
+	from.daemon, from.sharedBlobs = o.sourceDaemon, o.sourceBlobs
+	to.daemon, to.sharedBlobs = o.destinationDaemon, o.destinationBlobs
+	return ends{&from, &to}
+}
+
+// copyImage copies what one name names to where the other one says, and returns what it is there.
+func copyImage(ctx context.Context, at ends, from, to image.Ref, o copy.Options) (root image.Descriptor, err error) {
+	src, err := at.from.source(ctx, from)
 	if err != nil {
-		return image.Descriptor{}, err
+		return root, err
 	}
 	defer src.Close()
-	root, err := find(ctx, from, src)
+	if root, err = find(ctx, from, src); err != nil {
+		return root, err
+	}
+	if to.Digest != "" {
+		o.PreserveDigests = true
+		if to.Digest != root.Digest {
+			return root, fmt.Errorf("%s is %s, which can't be put at %s", from, root.Digest, to)
+		}
+	}
+	dst, err := at.to.sink(ctx, to)
 	if err != nil {
 		return root, err
 	}
-	if to.Digest != "" && to.Digest != root.Digest {
-		return root, fmt.Errorf("%s is %s, which can't be put at %s", from, root.Digest, to)
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	o.Name = to.Repository.Name
+	return copy.Run(ctx, dst, copy.From(src, origin(from)), root, o)
+}
+
+// origin is the repository that a registry may take blobs from by itself.
+func origin(r image.Ref) image.Repository {
+	if r.Transport != image.Registry {
+		return image.Repository{}
 	}
-	dst, err := hosts(client.Host).sink(ctx, to)
-	if err != nil {
-		return root, err
-	}
-	defer dst.Close()
-	return copy.Run(ctx, dst, copy.From(src, from.Repository), root, copy.Options{
-		Tags: tags(to), Events: events, PreserveDigests: to.Digest != "", Name: to.Repository.Name,
-	})
+	return r.Repository
 }

@@ -50,7 +50,7 @@ func whole(t *testing.T, text string, want digest.Digest) {
 	}
 	client := registry.New(registry.Options{Timeout: 10 * time.Second, Insecure: []string{n.Repository.Host}})
 	defer client.Close()
-	src, err := hosts(client.Host).source(t.Context(), n)
+	src, err := (&places{registry: client.Host}).source(t.Context(), n)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (x *indexing) run(ctx context.Context, refs []image.Ref) error {
 		fmt.Fprintf(x.p, "%s: %s\n", short(d.Digest), problem)
 	}})
 	defer layers.Close()
-	open := hosts(store.Through(client.Host))
+	open := &places{registry: store.Through(client.Host), timeout: x.c.timeout}
 	for _, n := range refs {
 		src, err := open.source(ctx, n)
 		if err == nil {

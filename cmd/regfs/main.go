@@ -11,9 +11,14 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/regfs/regfs/layout/storage"
 )
 
 func main() {
+	if storage.Init() {
+		return
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 

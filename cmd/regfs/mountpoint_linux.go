@@ -31,7 +31,7 @@ func resolve(path string) (string, error) {
 		}
 		dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
 		if err != nil {
-			return "", plain(err)
+			return "", withoutOptions(err)
 		}
 		abs = filepath.Join(dir, filepath.Base(abs))
 		path, err = os.Readlink(abs)
@@ -39,7 +39,7 @@ func resolve(path string) (string, error) {
 			return abs, nil
 		}
 		if err != nil {
-			return "", plain(err)
+			return "", withoutOptions(err)
 		}
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
@@ -48,8 +48,8 @@ func resolve(path string) (string, error) {
 	return "", unix.ELOOP
 }
 
-// plain is an error of the os package without its own mention of operation and path, where that goes without saying.
-func plain(err error) error {
+// withoutOptions is an error of the os package without its own mention of operation and path, where that goes without saying.
+func withoutOptions(err error) error {
 	var pathError *os.PathError
 	if errors.As(err, &pathError) {
 		err = pathError.Err
@@ -133,7 +133,7 @@ func isDead(path string) bool {
 func checkFolder(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return plain(err)
+		return withoutOptions(err)
 	}
 	if !info.IsDir() {
 		return errors.New("not a directory: a mountpoint is an existing folder")
@@ -171,7 +171,7 @@ func hasLine(text, want string) bool {
 func lock(path string) (release func() error, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, plain(err)
+		return nil, withoutOptions(err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

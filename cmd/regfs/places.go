@@ -4,50 +4,213 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
-	"github.com/regfs/regfs/fs"
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/dir"
+	"github.com/regfs/regfs/layout/dockerarchive"
+	"github.com/regfs/regfs/layout/engine"
 	"github.com/regfs/regfs/layout/oci"
+	"github.com/regfs/regfs/layout/sif"
+	"github.com/regfs/regfs/layout/storage"
+	"github.com/regfs/regfs/layout/tarball"
 )
 
-// parseRef reads the name of an image, of a place that this program can open.
-func parseRef(text string) (image.Ref, error) {
-	r, err := image.ParseRef(text)
-	if err == nil && r.Transport != image.Registry && r.Transport != image.OCI {
-		err = fmt.Errorf("%q: %s: is not there yet", text, r.Transport)
-	}
-	if err != nil {
-		return r, usageError{err}
-	}
-	return r, nil
+// placesHelp tells of the places there are.
+const placesHelp = `
+  docker://HOST/REPOSITORY[:TAG|@DIGEST]   a registry's; without a tag, latest
+  oci:PATH[:TAG|:@N][@DIGEST]              an OCI image layout's, a folder
+  oci-archive:PATH[:TAG|:@N]               the same as a tar
+  dir:PATH                                 a folder with one image
+  docker-archive:PATH[:NAME[:TAG]|:@N]     what docker save writes
+  docker-daemon:NAME[:TAG]                 a Docker engine's; or docker-daemon:sha256:ID
+  containers-storage:[[STORE]]NAME[:TAG]   podman's, buildah's and CRI-O's; or @ID
+  tarball:FILE[:FILE...]                   tars of files as an image, one layer each; to read
+  sif:PATH                                 a Singularity or Apptainer image; to read
+`
+
+// places opens what images live in.
+type places struct {
+	// registry opens a registry by its name.
+	registry func(host string) (image.Host, error)
+	// sharedBlobs is the folder that OCI image layouts have their blobs in, "" for their own.
+	sharedBlobs string
+	// daemon is the Docker engine's address, "" for the usual one.
+	daemon  string
+	timeout time.Duration
+	tempDir string
 }
 
-// hosts opens a registry by its name.
-type hosts func(host string) (image.Host, error)
+// place is one that was opened: with hosts, or one repository.
+type place struct {
+	hosts image.Place // nil for one repository
+	src   image.Source
+	sink  image.Sink // nil where nothing can be written; it is closed with src
+	// tagged tells that images of the one repository can have names.
+	tagged bool
+}
 
-// source opens the place that r is in.
-func (h hosts) source(ctx context.Context, r image.Ref) (image.Source, error) {
-	if r.Transport == image.OCI {
-		return oci.Open(r.Path)
+func (p *place) Close() error {
+	if p.hosts != nil {
+		return p.hosts.Close()
 	}
-	host, err := h(r.Repository.Host)
+	return p.src.Close()
+}
+
+// readOnly is why nothing can be written to places of a kind.
+func readOnly(r image.Ref) error {
+	return fmt.Errorf("%s: can only be read: %w", r.Transport, image.ErrUnsupported)
+}
+
+// open opens any place but a registry, and for writing makes it if it is not there.
+func (p *places) open(ctx context.Context, r image.Ref, write bool) (*place, error) {
+	switch r.Transport {
+	case image.OCI:
+		return p.openLayout(r, write)
+	case image.OCIArchive:
+		l, err := choose(write, oci.CreateArchive, oci.OpenArchive)(ctx, r.Path)
+		return alone(l, l, true, err)
+	case image.Dir:
+		d, err := choose(write, dir.Create, dir.Open)(r.Path)
+		return alone(d, d, false, err)
+	case image.DockerArchive:
+		a, err := choose(write, dockerarchive.Create, dockerarchive.Open)(ctx, r.Path)
+		return &place{hosts: a}, err
+	case image.ContainersStorage:
+		s, err := choose(write, storage.Create, storage.Open)(ctx, r.Path)
+		return &place{hosts: s}, err
+	case image.DockerDaemon:
+		e, err := engine.Open(engine.Options{Host: p.daemon, Timeout: p.timeout, TempDir: p.tempDir})
+		return &place{hosts: e}, err
+	}
+	if write {
+		return nil, readOnly(r)
+	}
+	return p.openReadOnly(r)
+}
+
+func (p *places) openLayout(r image.Ref, write bool) (*place, error) {
+	var options []oci.Option
+	if p.sharedBlobs != "" {
+		options = append(options, oci.SharedBlobs(p.sharedBlobs))
+	}
+	l, err := choose(write, oci.Create, oci.Open)(r.Path, options...)
+	return alone(l, l, true, err)
+}
+
+func (p *places) openReadOnly(r image.Ref) (*place, error) {
+	var src image.Source
+	var err error
+	switch r.Transport {
+	case image.SIF:
+		src, err = sif.Open(r.Path, sif.Options{TempDir: p.tempDir})
+	case image.Tarball:
+		src, err = tarball.Open(r.Path, tarball.Options{TempDir: p.tempDir})
+	default:
+		err = fmt.Errorf("%s: is not there yet: %w", r.Transport, image.ErrUnsupported)
+	}
+	return alone(src, nil, false, err)
+}
+
+// choose is what opens for writing, or what does for reading.
+func choose[T any](write bool, create, open T) T {
+	if write {
+		return create
+	}
+	return open
+}
+
+// alone is a place of one repository.
+func alone(src image.Source, sink image.Sink, tagged bool, err error) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return host.Source(ctx, r.Repository.Name)
+	return &place{src: src, sink: sink, tagged: tagged}, nil
 }
 
-// sink opens the place that r is to be in.
-func (h hosts) sink(ctx context.Context, r image.Ref) (image.Sink, error) {
-	if r.Transport == image.OCI {
-		return oci.Create(r.Path)
+// source opens the repository that r is in.
+func (p *places) source(ctx context.Context, r image.Ref) (image.Source, error) {
+	if r.Transport == image.Registry {
+		host, err := p.registry(r.Repository.Host)
+		if err != nil {
+			return nil, err
+		}
+		return host.Source(ctx, r.Repository.Name)
 	}
-	host, err := h(r.Repository.Host)
+	at, err := p.open(ctx, r, false)
+	if err != nil || at.hosts == nil {
+		return at.alone(), err
+	}
+	host, name, err := at.host(r)
+	if err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	src, err := host.Source(ctx, name)
+	if err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	return &ownedSource{src, at}, nil
+}
+
+// sink opens the repository that r is to be in.
+func (p *places) sink(ctx context.Context, r image.Ref) (image.Sink, error) {
+	if r.Transport == image.Registry {
+		host, err := p.registry(r.Repository.Host)
+		if err != nil {
+			return nil, err
+		}
+		return host.Sink(ctx, r.Repository.Name)
+	}
+	at, err := p.open(ctx, r, true)
 	if err != nil {
 		return nil, err
 	}
-	return host.Sink(ctx, r.Repository.Name)
+	if at.hosts == nil {
+		return at.sink, nil
+	}
+	host, name, err := at.host(r)
+	if err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	sink, err := host.Sink(ctx, name)
+	if err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	return &ownedSink{sink, at}, nil
 }
+
+// alone is the Source of one repository.
+func (p *place) alone() image.Source {
+	if p == nil {
+		return nil
+	}
+	return p.src
+}
+
+// host is that of r's repository, and the repository's name there. Images with IDs and positions are in the one without a name.
+func (p *place) host(r image.Ref) (image.Host, string, error) {
+	at := r.Repository
+	if r.ID != "" {
+		at = image.Repository{}
+	}
+	host, err := p.hosts.Host(at.Host)
+	return host, at.Name, err
+}
+
+// ownedSource and ownedSink are closed with the place that was opened for them alone.
+type ownedSource struct {
+	image.Source
+	at *place
+}
+
+func (s *ownedSource) Close() error { return errors.Join(s.Source.Close(), s.at.Close()) }
+
+type ownedSink struct {
+	image.Sink
+	at *place
+}
+
+func (s *ownedSink) Close() error { return errors.Join(s.Sink.Close(), s.at.Close()) }
 
 // find says what r names in its place.
 func find(ctx context.Context, r image.Ref, src image.Source) (image.Descriptor, error) {
@@ -71,48 +234,11 @@ func tags(r image.Ref) []string {
 	return []string{r.Tag}
 }
 
-// placesHelp tells of the places that can be mounted.
-const placesHelp = `
-  docker://          all registries
-  oci:PATH           an OCI image layout, a folder, which is made if there is nothing
-`
-
-// mountable tells whether a place of this kind can be mounted.
-func mountable(r image.Ref) error {
-	if r.Transport != image.Registry && r.Transport != image.OCI {
-		return fmt.Errorf("%s: is not there yet", r.Transport)
-	}
-	return nil
-}
-
-// openSources opens all places of a mount. Registries are opened by open when they are looked at.
-func openSources(s *sources, open hosts, readOnly bool) (p fs.Places, err error) {
-	p = fs.Places{Host: open, Named: map[string]fs.Named{}}
-	for name, r := range s.named {
-		if p.Named[name], err = openNamed(r, readOnly); err != nil {
-			delete(p.Named, name)
-			return p, errors.Join(err, p.Close())
-		}
-	}
-	if s.top.Transport == image.Registry {
-		return p, nil
-	}
-	top, err := openNamed(s.top, readOnly)
+// parseRef reads the name of an image.
+func parseRef(text string) (image.Ref, error) {
+	r, err := image.ParseRef(text)
 	if err != nil {
-		return p, errors.Join(err, p.Close())
+		return r, usageError{err}
 	}
-	p.Top = &top
-	return p, nil
-}
-
-// openNamed opens a place to be mounted.
-func openNamed(r image.Ref, readOnly bool) (fs.Named, error) {
-	l, err := oci.Open(r.Path)
-	if errors.Is(err, image.ErrNotFound) && !readOnly {
-		l, err = oci.Create(r.Path)
-	}
-	if err != nil {
-		return fs.Named{}, err
-	}
-	return fs.Named{Host: fs.Alone(l, l, true), Single: true}, nil
+	return r, nil
 }

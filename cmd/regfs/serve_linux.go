@@ -107,7 +107,8 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 	}
 	counts := newMetrics(store)
 	s := &service{store: store, client: c.newClient(counts.count)}
-	places, err := openSources(c.sources, store.Through(s.client.Host), c.readOnly)
+	at := &places{registry: store.Through(s.client.Host), timeout: c.timeout}
+	shown, err := at.show(context.Background(), c.sources, c.readOnly)
 	if err != nil {
 		_ = s.client.Close()
 		_ = s.store.Close()
@@ -119,10 +120,10 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 		}
 	}})
 	if !c.readOnly {
-		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: places.Open, Blobs: store, Log: log})
+		s.staged, err = stage.Open(stage.Options{Dir: c.stageDir, Host: shown.Open, Blobs: store, Log: log})
 	}
 	s.tree = fs.New(fs.Options{
-		Places: places, Hosts: store.Hosts, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
+		Places: shown, Hosts: store.Hosts, Blobs: store, Layers: s.layers, Whiteouts: c.whiteouts, Platform: c.platform, TagTTL: c.tagTTL,
 		Stage: s.staged, AllowDelete: c.allowDelete, Control: controlFiles(c, store, counts),
 	})
 	if err != nil {

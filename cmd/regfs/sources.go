@@ -56,9 +56,6 @@ func (s *sources) add(arg string) error {
 	if err != nil {
 		return err
 	}
-	if err := mountable(r); err != nil {
-		return err
-	}
 	switch _, taken := s.named[name]; {
 	case name == "" && s.top.Transport != "":
 		return fmt.Errorf("only one source can be at the top: give %s a name, NAME=%s", text, text)

@@ -194,16 +194,17 @@ func (l *Staging) push(ctx context.Context, p *plan) error {
 	}
 	to := &beside{sink, l}
 	for _, d := range p.extras {
-		if _, err := copy.Run(ctx, to, p, d, copy.Options{Events: l.told, PreserveDigests: true}); err != nil {
+		if _, err := copy.Run(ctx, to, p, d, copy.Options{Events: l.told, Parts: copy.Fitting}); err != nil {
 			return err
 		}
 	}
 	for _, d := range p.images {
-		o := copy.Options{Tags: []string{d.tag}, Events: l.told, PreserveDigests: true}
-		if _, err := copy.Run(ctx, to, p, d.Descriptor, o); err != nil {
+		o := copy.Options{Tags: []string{d.tag}, Events: l.told, Parts: copy.Fitting}
+		now, err := copy.Run(ctx, to, p, d.Descriptor, o)
+		if err != nil {
 			return err
 		}
-		p.view.Saw(d.tag, d.Descriptor)
+		p.view.Saw(d.tag, now)
 	}
 	return nil
 }

@@ -157,7 +157,9 @@ func describe(mediaType string, content []byte) image.Descriptor {
 }
 
 // children are config and layers, in this order.
-func (i *made) children() []image.Descriptor { return append([]image.Descriptor{i.m.Config}, i.m.Layers...) }
+func (i *made) children() []image.Descriptor {
+	return append([]image.Descriptor{i.m.Config}, i.m.Layers...)
+}
 
 // push pushes what an image is made of, without telling the sink before.
 func (i *made) push(t *testing.T, k image.Sink) (hows []image.How) {
