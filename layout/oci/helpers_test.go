@@ -119,3 +119,14 @@ func readFile(t *testing.T, name ...string) string {
 	must(t, err)
 	return string(raw)
 }
+
+// tarOf is a tar of one file.
+func tarOf(t *testing.T, name, content string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	must(t, w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}))
+	_, err := io.WriteString(w, content)
+	must(t, errors.Join(err, w.Close()))
+	return b.Bytes()
+}
