@@ -124,7 +124,7 @@ func TestDockerLoads(t *testing.T) {
 // engine starts a Docker engine, where one can be, and returns its client.
 func engine(t *testing.T) func(arg ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("dockerd"); err != nil || os.Getuid() != 0 {
+	if _, err := exec.LookPath("dockerd"); os.Getuid() != 0 || err != nil && os.Getenv("CI") == "" {
 		t.Skip("no Docker engine can be started: ", err)
 	}
 	dir, err := os.MkdirTemp("", "docker") // a socket's path must be short

@@ -64,12 +64,8 @@ func (r *repository) manifest(ctx context.Context, ref string) (image.Descriptor
 	if dgst := digest.Digest(ref); dgst.Validate() == nil {
 		return r.byDigest(ctx, v, dgst)
 	}
-	if r.host == "" && (ref == "" || strings.HasPrefix(ref, "@")) && len(v.items) > 0 {
-		it, err := v.at(strings.TrimPrefix(ref, "@"))
-		if err != nil {
-			return image.Descriptor{}, nil, err
-		}
-		return v.manifest(ctx, it)
+	if r.host == "" {
+		return r.nameless(ctx, v, ref)
 	}
 	d, raw, err := r.layout.Manifest(ctx, ref)
 	if !errors.Is(err, image.ErrNotFound) {
@@ -78,6 +74,23 @@ func (r *repository) manifest(ctx context.Context, ref string) (image.Descriptor
 	it := r.item(v, ref)
 	if it == nil {
 		return d, nil, fmt.Errorf("no image has that name: %w", image.ErrNotFound)
+	}
+	return v.manifest(ctx, it)
+}
+
+// nameless is the image at a position or, for "", the only one.
+func (r *repository) nameless(ctx context.Context, v *view, ref string) (image.Descriptor, []byte, error) {
+	position, ok := strings.CutPrefix(ref, "@")
+	if !ok && ref != "" {
+		return image.Descriptor{}, nil, fmt.Errorf("a tag needs the name of a repository: %w", image.ErrNotFound)
+	}
+	if len(v.items) == 0 { // docker could load nothing of it
+		d, raw, err := r.layout.Manifest(ctx, ref)
+		return d, raw, inner(err)
+	}
+	it, err := v.at(position, ref == "")
+	if err != nil {
+		return image.Descriptor{}, nil, err
 	}
 	return v.manifest(ctx, it)
 }
@@ -123,14 +136,14 @@ func (r *repository) item(v *view, tag string) *item {
 	return only
 }
 
-// at is the image at a position of manifest.json or, for "", the only one.
-func (v *view) at(position string) (*item, error) {
-	if position == "" && len(v.items) == 1 {
+// at is the image at a position of manifest.json or the only one.
+func (v *view) at(position string, only bool) (*item, error) {
+	if only && len(v.items) == 1 {
 		return v.items[0], nil
 	}
 	n, err := strconv.ParseUint(position, 10, 31)
 	switch {
-	case position == "":
+	case only:
 		return nil, fmt.Errorf("there are %d images, name one or its position, as in @0: %w", len(v.items), image.ErrNotFound)
 	case err != nil:
 		return nil, fmt.Errorf("@ is for a position, as in @0: %w", image.ErrNotFound)

@@ -180,6 +180,9 @@ func (f *folder) fill(ctx context.Context) error {
 	if err := f.root.MkdirAll(v1.ImageBlobsDir+"/sha256", 0o755); err != nil {
 		return err
 	}
+	if err := f.cleanShared(); err != nil {
+		return err
+	}
 	if _, err := f.root.Lstat(v1.ImageIndexFile); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -204,6 +207,20 @@ func (f *folder) inspect() (isLayout bool, err error) {
 		err = fmt.Errorf("no image layout, and not empty: it has %q and no %s: %w", foreign, v1.ImageLayoutFile, image.ErrInvalid)
 	}
 	return isLayout, err
+}
+
+// cleanShared removes what others left behind among shared blobs.
+func (f *folder) cleanShared() error {
+	if f.shared == nil {
+		return nil
+	}
+	entries, err := fs.ReadDir(f.shared.FS(), ".")
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
+			removeStale(f.shared, e)
+		}
+	}
+	return err
 }
 
 func removeStale(root *os.Root, e fs.DirEntry) {

@@ -15,8 +15,13 @@ import (
 	"github.com/regfs/regfs/layout/internal/files"
 )
 
-// Expect implements image.Sink: a layout holds everything.
-func (l *Layout) Expect(ctx context.Context, _ image.Descriptor, _ []byte) error { return ctx.Err() }
+// Expect implements image.Sink: a layout holds everything but Docker schema 1 images.
+func (l *Layout) Expect(ctx context.Context, d image.Descriptor, _ []byte) error {
+	if err := acceptable(d); err != nil {
+		return l.failed("take", d.Digest.String(), err)
+	}
+	return ctx.Err()
+}
 
 // Push implements image.Sink. A blob's file of the right size is taken for the blob; a manifest is read again first, and so is
 // what is of unknown size. A manifest with a subject is listed in index.json, without a name, so that it can be found.

@@ -372,6 +372,28 @@ func TestTwoWriters(t *testing.T) {
 	onlyHere(t, name)
 }
 
+// TestEditWaits for who edits and for who writes, and no longer than it is let.
+func TestEditWaits(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "archive.tar")
+	one, two := open(t, name, true), open(t, name, true)
+	cancelled := func(a *Archive) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		wantErr(t, "an edit", a.Edit(ctx, func() (Change, error) { return put("index", "2"), nil }), context.Canceled)
+	}
+	must(t, one.Edit(t.Context(), func() (Change, error) {
+		cancelled(two)
+		return put("index", "1"), nil
+	}))
+	must(t, one.Write(t.Context(), "blobs/a", 0, func(io.Writer) error {
+		cancelled(one)
+		return nil
+	}))
+	edit(t, one, put("index", "3"))
+	want(t, "members", members(t, name), []string{"blobs/a ", "index 3"})
+}
+
 // TestLinksAreKept, and what can't be kept is refused.
 func TestLinksAreKept(t *testing.T) {
 	name := save(t, tarOf(t, regular("a/layer.tar", "x"), symlink("b/layer.tar", "../a/layer.tar")))
