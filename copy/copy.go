@@ -107,6 +107,8 @@ type result struct {
 type made struct {
 	image.Descriptor
 	raw []byte
+	// was is what it was at the origin, by which the events call it.
+	was image.Descriptor
 }
 
 // source is a manifest or an index as the origin has it.
@@ -119,23 +121,22 @@ func (r *run) image(ctx context.Context, root image.Descriptor) (image.Descripto
 	m, err := r.below(ctx, root, 0)
 	if err != nil {
 		r.finish(root, "", err)
-		return m.Descriptor, err
+		return image.Descriptor{}, err
 	}
 	if len(r.Tags) == 0 {
-		return m.Descriptor, r.push(ctx, root, m.Descriptor, memory(m.raw))
+		return m.Descriptor, r.push(ctx, m.was, m.Descriptor, memory(m.raw))
 	}
 	for _, tag := range r.Tags {
 		if err == nil {
 			err = r.to.Tag(ctx, m.Descriptor, m.raw, tag)
 		}
 	}
-	r.finish(root, image.Uploaded, err)
+	r.finish(m.was, image.Uploaded, err)
 	return m.Descriptor, err
 }
 
 // below copies all that a manifest reaches, and returns the manifest as it is to be.
 func (r *run) below(ctx context.Context, d image.Descriptor, depth int) (made, error) {
-	r.Events(Event{Descriptor: d, State: Waiting})
 	raw, err := r.read(ctx, d)
 	if err != nil {
 		return made{}, err
@@ -147,11 +148,20 @@ func (r *run) below(ctx context.Context, d image.Descriptor, depth int) (made, e
 	if image.IsSchema1(m.MediaType) {
 		d.Size = int64(len(raw))
 	}
-	s := source{made{d, raw}, m}
-	if m.IsIndex() {
-		return r.index(ctx, s, depth)
+	s := source{made{d, raw, d}, m}
+	if m.IsIndex() && r.Parts == System {
+		return r.chosen(ctx, s, depth)
 	}
-	return r.manifest(ctx, s, depth)
+	r.Events(Event{Descriptor: d, State: Waiting})
+	into := r.manifest
+	if m.IsIndex() {
+		into = r.index
+	}
+	got, err := into(ctx, s, depth)
+	if got.was.Digest == "" {
+		got.was = d
+	}
+	return got, err
 }
 
 // each runs fn for the numbers below n, side by side, until one fails.
@@ -223,7 +233,7 @@ func (r *run) copy(ctx context.Context, d image.Descriptor, w work, depth int) (
 	if err != nil {
 		return result{}, err
 	}
-	return result{Descriptor: m.Descriptor}, r.push(ctx, d, m.Descriptor, memory(m.raw))
+	return result{Descriptor: m.Descriptor}, r.push(ctx, m.was, m.Descriptor, memory(m.raw))
 }
 
 // push brings one manifest or blob to where it goes, when there is room for it. The events call it by the name it had.

@@ -15,11 +15,8 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// index copies what of an index was asked for, and returns the index as it is to be, or the image in its place.
+// index copies what of an index was asked for, and returns the index as it is to be, or the image that fits in its place.
 func (r *run) index(ctx context.Context, s source, depth int) (made, error) {
-	if r.Parts == System {
-		return r.chosen(ctx, s, depth)
-	}
 	kept, err := r.kept(s, depth)
 	if err != nil {
 		return made{}, fmt.Errorf("%s: %w", s.Digest, err)
@@ -172,7 +169,8 @@ func (s source) withEntries(mediaType string, kept []int, entries []image.Descri
 
 // newMade describes a manifest that was made.
 func newMade(mediaType string, raw []byte) made {
-	return made{image.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}, raw}
+	d := image.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	return made{Descriptor: d, raw: raw}
 }
 
 // editIndex changes entries in their places, and takes those out that are not kept.

@@ -61,6 +61,9 @@ func (r *run) settle(ctx context.Context, s source) (*plan, made, error) {
 	for _, f := range r.forms(s) {
 		p, err := r.plan(ctx, s, f)
 		var m made
+		if err == nil && r.PreserveDigests && p.works() {
+			err = refused(s)
+		}
 		if err == nil {
 			m, _, err = r.finished(p, p.unchanged())
 		}
@@ -80,9 +83,18 @@ func (r *run) settle(ctx context.Context, s source) (*plan, made, error) {
 // expect tells the destination what is coming in the place of s.
 func (r *run) expect(ctx context.Context, s source, m made) error {
 	if r.PreserveDigests && m.Digest != s.Digest {
-		return fmt.Errorf("%s would have to be changed, and digests are to be preserved: %w", s.Digest, image.ErrRefused)
+		return refused(s)
 	}
 	return r.to.Expect(ctx, m.Descriptor, m.raw)
+}
+
+func refused(s source) error {
+	return fmt.Errorf("%s would have to be changed, and digests are to be preserved: %w", s.Digest, image.ErrRefused)
+}
+
+// works tells whether the bytes of any layer change.
+func (p *plan) works() bool {
+	return slices.ContainsFunc(p.layers, func(l layer) bool { return l.work != (work{}) })
 }
 
 // form is what an image is made into.
@@ -181,43 +193,43 @@ func (p *plan) remade() bool {
 	return slices.ContainsFunc(p.layers, func(l layer) bool { return l.work.to != KeepCompression })
 }
 
-// planLayer says what becomes of one layer. One with URLs stays: they lead to what it is.
+// planLayer says what becomes of one layer. One with URLs keeps its bytes: they lead to those.
 func (r *run) planLayer(p *plan, i int, f form) error {
-	l := &p.layers[i]
+	l, own := &p.layers[i], formatOf(p.Manifest.MediaType)
 	t, ok := image.ParseLayerType(l.MediaType)
+	if !ok && f.format != own {
+		return fmt.Errorf("layer %s has the media type %q, which is none of an image: %w", l.Digest, l.MediaType, image.ErrUnsupported)
+	}
 	if !ok {
-		if f.format != formatOf(p.Manifest.MediaType) {
-			return fmt.Errorf("layer %s has the media type %q, which is none of an image: %w", l.Digest, l.MediaType, image.ErrUnsupported)
-		}
 		return nil
 	}
+	if f.to == KeepCompression && f.format != own && f.format != OCI && t.Compression == image.Zstd {
+		f.to = Gzip
+	}
 	if len(l.URLs) == 0 {
-		t = r.planWork(&l.work, t, f, l.Annotations, r.encrypts(i, len(p.layers)))
+		t = r.planWork(&l.work, t, f.to, l.Annotations, r.encrypts(i, len(p.layers)))
 	}
 	l.measure = p.old != nil
 	t.Docker = f.format != OCI
-	if t.Docker && (t.Encrypted || t.Compression == image.Zstd) {
+	if f.format != own && t.Docker && (t.Encrypted || t.Compression == image.Zstd) {
 		return fmt.Errorf("layer %s is encrypted or compressed with zstd, which %s manifests are not for: %w", l.Digest, f.format, image.ErrUnsupported)
 	}
-	l.mediaType = t.String()
+	if f.format != own || l.work != (work{}) {
+		l.mediaType = t.String()
+	}
 	return nil
 }
 
 // planWork says what is to be done with the bytes of a layer of the type t, and what type it gets by that.
-func (r *run) planWork(w *work, t image.LayerType, f form, annotations map[string]string, encrypt bool) image.LayerType {
+func (r *run) planWork(w *work, t image.LayerType, to Algorithm, annotations map[string]string, encrypt bool) image.LayerType {
 	if t.Encrypted && r.Decrypt == nil {
 		return t
 	}
-	w.decrypt, t.Encrypted = t.Encrypted, false
-	to := f.to
-	if to == KeepCompression && f.format != OCI && t.Compression == image.Zstd {
-		to = Gzip
-	}
+	w.decrypt, t.Encrypted = t.Encrypted, encrypt
 	if to != KeepCompression && (r.Compression.Force || !isOf(to, t, annotations)) {
 		w.to, t.Compression = to, to.result()
 	}
 	w.encrypt = encrypt
-	t.Encrypted = encrypt
 	return t
 }
 

@@ -44,7 +44,7 @@ func signSchema1(payload []byte) (made, error) {
 	}{header, signature, protected}})
 	raw := slices.Concat(payload[:length], []byte(`,"signatures":`), signatures, payload[length:])
 	d := image.Descriptor{MediaType: image.MediaTypeDockerSchema1Signed, Digest: digest.FromBytes(payload), Size: int64(len(raw))}
-	return made{d, raw}, nil
+	return made{Descriptor: d, raw: raw}, nil
 }
 
 func base64url(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
