@@ -12,7 +12,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/pgzip"
-	"go.podman.io/storage/pkg/chunked/compressor"
 
 	"github.com/regfs/regfs/image"
 )
@@ -78,7 +77,7 @@ func compress(w io.Writer, c Compression, annotations map[string]string) (io.Wri
 		}
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(level))
 	case ZstdChunked:
-		return compressor.ZstdCompressor(w, annotations, c.Level)
+		return newChunkedWriter(w, c.Level, annotations, maxContents)
 	}
 	return nopWriteCloser{w}, nil
 }

@@ -40,6 +40,14 @@ func jweKeys(t *testing.T) keys {
 	return keys{"jwe:" + public, []string{secret}}
 }
 
+// ecKeys are made in no time.
+func ecKeys(t *testing.T) keys {
+	secret, public := filepath.Join(t.TempDir(), "secret.pem"), filepath.Join(t.TempDir(), "public.pem")
+	tool(t, "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", secret)
+	tool(t, "openssl", "ec", "-in", secret, "-pubout", "-out", public)
+	return keys{"jwe:" + public, []string{secret}}
+}
+
 func pkcs7Keys(t *testing.T) keys {
 	secret, cert := filepath.Join(t.TempDir(), "secret.pem"), filepath.Join(t.TempDir(), "cert.pem")
 	tool(t, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-keyout", secret, "-out", cert)
@@ -121,7 +129,7 @@ func isDecrypted(t *testing.T, was *image.Manifest, raw []byte) {
 // TestWrongKey: what can't be decrypted is denied; without a key it is copied as it is; and with a new one it is encrypted anew.
 func TestWrongKey(t *testing.T) {
 	from, sealed, to := newPlace(t), newPlace(t), newPlace(t)
-	right, wrong := jweKeys(t), jweKeys(t)
+	right, wrong := ecKeys(t), ecKeys(t)
 	root := anImage(t, from, "amd64", "")
 	d := run(t, from, sealed, root, copy.Options{Encrypt: right.encryption(t), Compression: copy.Compression{To: copy.Zstd}})
 	_, m := manifest(t, sealed, d)
@@ -149,7 +157,7 @@ func TestWrongKey(t *testing.T) {
 // TestForgedLayer: a byte that was changed in an encrypted layer is found, though whoever changed it changed the manifest, too.
 func TestForgedLayer(t *testing.T) {
 	from, sealed, to := newPlace(t), newPlace(t), newPlace(t)
-	k := jweKeys(t)
+	k := ecKeys(t)
 	d := run(t, from, sealed, anImage(t, from, "amd64", ""), copy.Options{Encrypt: k.encryption(t)})
 	raw, m := manifest(t, sealed, d)
 	layer := content(t, sealed, m.Layers[1])
