@@ -41,17 +41,12 @@ func (s *source) Stat(ctx context.Context, dgst digest.Digest) (image.Descriptor
 	return b.Descriptor, s.failed("stat", dgst.String(), err)
 }
 
-// Fetch implements image.Source. A layer is had as a tar only: in any other form it is an image.FormError. It is copied to a temporary
-// file of the store on its way, as fast as that goes, since the store is locked for all others as long as a layer is read from it.
+// Fetch implements image.Source. A layer is had as a tar only: in any other form it is an image.FormError. All of it is copied to a
+// temporary file of the store and verified first: the store is locked for all others as long as a layer is read from it; and what
+// makes the tar again would follow the names in a hostile one to files of the machine, which nobody may be shown.
 func (s *source) Fetch(ctx context.Context, d image.Descriptor) (io.ReadCloser, error) {
 	r, err := s.open(ctx, d)
-	if err == nil {
-		r, err = image.Verify(r, d)
-	}
-	if err != nil {
-		return nil, s.failed("fetch", d.Digest.String(), err)
-	}
-	return r, nil
+	return r, s.failed("fetch", d.Digest.String(), err)
 }
 
 func (s *source) open(ctx context.Context, d image.Descriptor) (io.ReadCloser, error) {
@@ -59,10 +54,18 @@ func (s *source) open(ctx context.Context, d image.Descriptor) (io.ReadCloser, e
 	if err != nil {
 		return nil, err
 	}
-	if b.layer != nil {
-		return s.store.diff(ctx, b.layer.ID)
+	if b.layer == nil {
+		return image.Verify(io.NopCloser(bytes.NewReader(b.bytes)), d)
 	}
-	return io.NopCloser(bytes.NewReader(b.bytes)), nil
+	r, size, err := s.store.tar(ctx, b.layer.ID, d.Digest)
+	if err == nil && d.Size >= 0 && d.Size != size {
+		r.Close()
+		err = fmt.Errorf("it has %d bytes, and not %d: %w", size, d.Size, image.ErrDigest)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // blob looks for content of a digest. A manifest is one of this repository; others are of any image of the store.
@@ -209,25 +212,30 @@ func (s *source) namedBy(ctx context.Context, img *storage.Image, layers []*stor
 	return nil, nil
 }
 
-// diff reads a layer's tar.
-func (s *Store) diff(ctx context.Context, id string) (io.ReadCloser, error) {
-	uncompressed := archive.Uncompressed
-	diff, err := askFor(ctx, func() (io.ReadCloser, error) {
-		return s.lib.Diff("", id, &storage.DiffOptions{Compression: &uncompressed})
-	}, func(r io.ReadCloser) { r.Close() })
-	if err != nil {
-		return nil, err
-	}
+// tar is the tar of a layer, and how long it is.
+func (s *Store) tar(ctx context.Context, id string, dgst digest.Digest) (io.ReadCloser, int64, error) {
 	sp, err := s.newSpool()
 	if err != nil {
-		diff.Close()
-		return nil, err
+		return nil, 0, err
 	}
-	go func() { // as fast as it can, and at most until nobody wants it
+	defer sp.release()
+	diff, err := askFor(ctx, func() (io.ReadCloser, error) {
+		uncompressed := archive.Uncompressed
+		return s.lib.Diff("", id, &storage.DiffOptions{Compression: &uncompressed})
+	}, func(r io.ReadCloser) { r.Close() })
+	if err == nil {
+		diff, err = image.Verify(diff, image.Descriptor{Digest: dgst, Size: -1})
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	go func() { // until all is there, or nobody waits for it
 		_, err := io.CopyBuffer(struct{ io.Writer }{sp}, struct{ io.Reader }{diff}, make([]byte, spoolStep))
 		sp.end(errors.Join(err, diff.Close()))
 	}()
-	r := sp.reader(ctx)
-	sp.release()
-	return r, nil
+	if err := sp.wait(ctx); err != nil {
+		return nil, 0, err
+	}
+	size, _, _ := sp.state()
+	return sp.reader(ctx), size, nil
 }

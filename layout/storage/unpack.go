@@ -52,28 +52,36 @@ func (k *sink) advanceAll(dgst digest.Digest) {
 
 // advance has somebody unpack an image, as far as that can be. It needs the lock.
 func (k *sink) advance(u *unpacking) {
+	if b := k.blobs[u.m.Config.Digest]; u.config == nil && u.err == nil && b != nil && b.whole() {
+		u.err = u.readConfig(k.ctx, b.spool)
+	}
 	if !u.running && u.err == nil && k.ready(u) {
 		u.running = true
 		k.work.Go(func() { k.run(u) })
 	}
 }
 
-// ready tells whether the next step of an image can be done. It needs the lock.
+// ready tells whether the next layer of an image can be unpacked. It needs the lock.
 func (k *sink) ready(u *unpacking) bool {
-	if k.ctx.Err() != nil || u.done() {
+	if k.ctx.Err() != nil || u.config == nil || u.done() {
 		return false
 	}
 	b := k.blobs[u.needs().Digest]
-	if b == nil || b.spool == nil {
-		return b != nil && u.config != nil
+	return b != nil && (b.spool == nil || b.whole() || k.store.follows && !interrupted(b.spool))
+}
+
+// whole tells that all of a blob is in its spool.
+func (b *arrived) whole() bool {
+	if b.spool == nil {
+		return false
 	}
 	_, err, _ := b.spool.state()
-	return err == io.EOF || err == nil && k.store.follows && u.config != nil
+	return err == io.EOF
 }
 
 func (u *unpacking) done() bool { return u.config != nil && u.next == len(u.m.Layers) }
 
-// needs is what the next step of an image needs. It must not be done.
+// needs is what an image needs next. It must not be done.
 func (u *unpacking) needs() image.Descriptor {
 	if u.config == nil {
 		return *u.m.Config
@@ -81,29 +89,43 @@ func (u *unpacking) needs() image.Descriptor {
 	return u.m.Layers[u.next]
 }
 
-// run does what can be done of an image, in order.
+// run unpacks what it can of an image, in order.
 func (k *sink) run(u *unpacking) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for u.err == nil && k.ready(u) {
-		sp := k.blobs[u.needs().Digest].spool
+		layer, diffID, parent := u.m.Layers[u.next], u.diffIDs[u.next], u.parent
+		sp := k.blobs[layer.Digest].spool
 		if sp != nil {
 			sp.hold()
 		}
 		k.mu.Unlock()
-		done, err := k.step(u, sp)
+		id, err := k.unpack(parent, layer, diffID, sp)
 		k.mu.Lock()
+		if err != nil {
+			k.stop(u, sp, fmt.Errorf("layer %s: %w", layer.Digest, unpackingError(err)))
+		} else {
+			u.parent = id
+			u.next++
+			k.drop(layer.Digest, sp)
+		}
 		if sp != nil {
 			sp.release()
 		}
 		if err != nil {
-			k.stop(u, sp, err)
 			break
 		}
-		done()
 	}
 	u.running = false
 	k.wake()
+}
+
+// drop gives up the spool of a layer that the store has now. It needs the lock.
+func (k *sink) drop(dgst digest.Digest, sp *spool) {
+	if b := k.blobs[dgst]; sp != nil && b != nil && b.spool == sp {
+		b.spool = nil
+		sp.release()
+	}
 }
 
 // stop notes why the next step of an image failed. Content that did not come, or that the store has lost meanwhile, can be pushed again.
@@ -128,36 +150,16 @@ func interrupted(sp *spool) bool {
 	return err != nil && err != io.EOF
 }
 
-// step does the next step of an image without the lock, and returns what is to be done with it then.
-func (k *sink) step(u *unpacking, sp *spool) (done func(), err error) {
-	if u.config == nil {
-		return u.readConfig(k.ctx, sp)
-	}
-	layer := u.m.Layers[u.next]
-	id, err := k.unpack(u.parent, layer, u.diffIDs[u.next], sp)
-	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", layer.Digest, unpackingError(err))
-	}
-	return func() {
-		u.parent = id
-		u.next++
-		if b := k.blobs[layer.Digest]; b != nil && b.spool == sp && sp != nil {
-			b.spool = nil
-			sp.release()
-		}
-	}, nil
-}
-
-// readConfig learns from the config what the layers' tars should be.
-func (u *unpacking) readConfig(ctx context.Context, sp *spool) (done func(), err error) {
+// readConfig learns from the config what the layers' tars should be. It needs the lock.
+func (u *unpacking) readConfig(ctx context.Context, sp *spool) error {
 	r := sp.reader(ctx)
 	defer r.Close()
 	raw, err := io.ReadAll(io.LimitReader(r, u.m.Config.Size+1))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if int64(len(raw)) != u.m.Config.Size {
-		return nil, fmt.Errorf("config %s does not have %d bytes, as the manifest says: %w", u.m.Config.Digest, u.m.Config.Size, image.ErrDigest)
+		return fmt.Errorf("config %s does not have %d bytes, as the manifest says: %w", u.m.Config.Digest, u.m.Config.Size, image.ErrDigest)
 	}
 	var config struct {
 		Created json.RawMessage `json:"created"`
@@ -166,20 +168,21 @@ func (u *unpacking) readConfig(ctx context.Context, sp *spool) (done func(), err
 		} `json:"rootfs"`
 	}
 	if err := json.Unmarshal(raw, &config); err != nil {
-		return nil, fmt.Errorf("config %s: %v: %w", u.m.Config.Digest, err, image.ErrInvalid)
+		return fmt.Errorf("config %s: %v: %w", u.m.Config.Digest, err, image.ErrInvalid)
 	}
 	ids := config.RootFS.DiffIDs
 	if len(ids) != len(u.m.Layers) {
-		return nil, fmt.Errorf("config %s has %d diff IDs for %d layers: %w", u.m.Config.Digest, len(ids), len(u.m.Layers), image.ErrInvalid)
+		return fmt.Errorf("config %s has %d diff IDs for %d layers: %w", u.m.Config.Digest, len(ids), len(u.m.Layers), image.ErrInvalid)
 	}
 	for _, id := range ids {
 		if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
-			return nil, fmt.Errorf("config %s has the diff ID %s: %w", u.m.Config.Digest, clean(id.String()), image.ErrInvalid)
+			return fmt.Errorf("config %s has the diff ID %s: %w", u.m.Config.Digest, clean(id.String()), image.ErrInvalid)
 		}
 	}
 	var created time.Time
 	json.Unmarshal(config.Created, &created) // what is no time is none
-	return func() { u.config, u.diffIDs, u.created = raw, ids, created }, nil
+	u.config, u.diffIDs, u.created = raw, ids, created
+	return nil
 }
 
 // layerID is what a layer on top of another is called by all that write stores.
@@ -231,7 +234,8 @@ func (k *sink) put(id, parent string, options *storage.LayerOptions, tar *tarRea
 func (k *sink) copyOut(d image.Descriptor, diffID digest.Digest) (io.ReadCloser, error) {
 	layers, err := k.store.lib.LayersByUncompressedDigest(diffID)
 	if len(layers) > 0 {
-		return k.store.diff(k.ctx, layers[0].ID)
+		r, _, err := k.store.tar(k.ctx, layers[0].ID, diffID)
+		return r, err
 	}
 	if others, _ := k.store.lib.LayersByCompressedDigest(d.Digest); len(others) > 0 {
 		return nil, fmt.Errorf("its tar is %s, and not %s as the config says: %w", others[0].UncompressedDigest, diffID, image.ErrDigest)
