@@ -119,6 +119,9 @@ func (s *Source) make(ctx context.Context, d image.Descriptor, raw []byte, depth
 		return made{d, raw, d}, err
 	}
 	rewritten, err := rewrite(raw, list, changes)
+	if err == nil {
+		err = checkRewritten(rewritten, changes)
+	}
 	if err != nil {
 		return made{}, fmt.Errorf("%s: %v: %w", d.Digest, err, image.ErrInvalid)
 	}
@@ -201,6 +204,20 @@ func rewrite(raw []byte, list string, changes map[digest.Digest]image.Descriptor
 	}
 	doc[list] = encode(entries)
 	return encode(doc), nil
+}
+
+// checkRewritten tells that a manifest still names what it should not: one that has a list twice, in other letters, can.
+func checkRewritten(raw []byte, changes map[digest.Digest]image.Descriptor) error {
+	m, err := image.ParseManifest("", raw)
+	if err != nil {
+		return err
+	}
+	for _, d := range slices.Concat(m.Layers, m.Manifests) {
+		if _, ok := changes[d.Digest]; ok {
+			return fmt.Errorf("it is ambiguous: %s stands in it twice, in other letters", d.Digest)
+		}
+	}
+	return nil
 }
 
 // forget takes out of a descriptor what is no longer so.

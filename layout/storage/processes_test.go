@@ -1,0 +1,174 @@
+//go:build linux && (!cgo || exclude_graphdriver_btrfs)
+
+package storage
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.podman.io/storage/pkg/lockfile"
+
+	"github.com/regfs/regfs/copy"
+	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/oci"
+)
+
+func init() {
+	helpers["write"] = helpWrite
+	helpers["lock"] = helpLock
+}
+
+// start starts this program once more, to help, and waits until it says so.
+func start(t *testing.T, help string, arg ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", arg...)
+	cmd.Env = append(os.Environ(), helper+"="+help)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	said, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatalf("the helper said %q: %v", said, err)
+	}
+	return cmd
+}
+
+// helpWrite copies v1 of a layout into a store, and says when it begins.
+func helpWrite(arg ...string) {
+	ctx := context.Background()
+	check := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	s, err := Create(ctx, arg[0])
+	check(err)
+	h, err := s.Host("registry.test")
+	check(err)
+	k, err := h.Sink(ctx, within(repository))
+	check(err)
+	l, err := oci.Open(arg[1])
+	check(err)
+	d, err := l.Resolve(ctx, "v1")
+	check(err)
+	fmt.Println("writing")
+	check(copy.Run(ctx, k, copy.From(l, image.Repository{}), d, copy.Options{Tags: []string{"v1"}}))
+	fmt.Println("done")
+}
+
+// TestKilled: a writer that is killed at any time leaves no image, or all of it, and the next one makes it whole.
+func TestKilled(t *testing.T) {
+	var layers [][]byte
+	for _, n := range []string{"a", "b", "c"} {
+		layers = append(layers, layer(t, file{name: n, content: strings.Repeat(n, 8e6)}))
+	}
+	img := makeImage(t, "x", layers...)
+	dir := inLayout(t, img)
+	for _, driver := range drivers {
+		t.Run(driver, func(t *testing.T) {
+			p := newPlace(t, driver)
+			k, src := p.sink(t, repository), p.source(t, repository)
+			for i := range 6 {
+				cmd := start(t, "write", p.spec(), dir)
+				time.Sleep(time.Duration(i*i*10) * time.Millisecond) // so that it is at another place each time
+				must(t, cmd.Process.Kill())
+				cmd.Wait()
+				if _, err := src.Resolve(t.Context(), "v1"); err == nil {
+					resolves(t, src, "v1", img)
+					must(t, k.Delete(t.Context(), "v1"))
+				}
+				if i%2 == 1 { // every second time, over what was left
+					img.store(t, k, "v1")
+					resolves(t, src, "v1", img)
+					for _, layer := range img.plain {
+						read(t, src, image.Descriptor{Digest: layer, Size: -1})
+					}
+					p.podman(t, "podman", "image", "mount", repository+":v1")
+					p.podman(t, "podman", "image", "umount", repository+":v1")
+					must(t, k.Delete(t.Context(), "v1"))
+				}
+			}
+			equal(t, "what is left", p.left(t), []string(nil))
+		})
+	}
+}
+
+// helpLock holds a lock until its input ends.
+func helpLock(arg ...string) {
+	lock, err := lockfile.GetLockFile(arg[0])
+	if err != nil {
+		panic(err)
+	}
+	lock.Lock()
+	defer lock.Unlock()
+	fmt.Println("locked")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// TestLocked: whatever the store is asked for while another process holds its locks ends with the context, and says why.
+func TestLocked(t *testing.T) {
+	p := newPlace(t, "overlay")
+	k, src := p.sink(t, repository), p.source(t, repository)
+	img := hello(t, "1")
+	img.store(t, k, "v1")
+	other := hello(t, "2")
+	for lock, ops := range map[string]map[string]func(context.Context) error{
+		"overlay-images/images.lock": {
+			"resolve": func(ctx context.Context) error { _, err := src.Resolve(ctx, "v1"); return err },
+			"hosts":   func(ctx context.Context) error { return first(p.Hosts(ctx)) },
+			"tags":    func(ctx context.Context) error { return first(src.Tags(ctx, "")) },
+			"tag":     func(ctx context.Context) error { return k.Tag(ctx, img.Descriptor, img.raw, "v2") },
+			"delete":  func(ctx context.Context) error { return k.Delete(ctx, "v1") },
+		},
+		"overlay-layers/layers.lock": {
+			"fetch": func(ctx context.Context) error { _, err := src.Fetch(ctx, image.Descriptor{Digest: img.plain[0], Size: -1}); return err },
+			"push": func(ctx context.Context) error {
+				_, err := k.Push(ctx, other.m.Layers[0], bring(other.blobs[other.m.Layers[0].Digest]))
+				return err
+			},
+		},
+		"storage.lock": {
+			"open": func(ctx context.Context) error { _, err := Open(ctx, p.dir+"/root+"+p.dir+"/other"); return err },
+		},
+	} {
+		cmd := start(t, "lock", filepath.Join(p.dir, "root", lock))
+		for what, op := range ops {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			err := op(ctx)
+			cancel()
+			is(t, what, err, context.DeadlineExceeded)
+			if err == nil || !strings.Contains(err.Error(), p.dir+"/root") || !strings.Contains(err.Error(), "another process may hold its locks") {
+				t.Errorf("%s: %v, which does not say what holds it up", what, err)
+			}
+		}
+		must(t, cmd.Process.Kill())
+		cmd.Wait()
+	}
+	resolves(t, src, "v1", img)
+	other.store(t, k, "v1")
+	resolves(t, src, "v1", other)
+}
+
+func first[T any](items func(func(T, error) bool)) (err error) {
+	for _, e := range items {
+		return e
+	}
+	return nil
+}
