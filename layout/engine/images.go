@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -192,7 +193,7 @@ func (c *client) save(ctx context.Context, dir string, id digest.Digest) (image.
 		return nil, err
 	}
 	defer body.Close()
-	return spool(dir, body)
+	return spool(ctx, dir, body)
 }
 
 // look says what an image is made of, and fetches it to know. It is part of a repository from then on.
@@ -237,6 +238,9 @@ func (m *images) read(ctx context.Context, id digest.Digest) (*known, error) {
 		return nil, err
 	}
 	err = image.Walk(ctx, f.src, k.manifest, func(d image.Descriptor, _ *image.Manifest, err error) error {
+		if errors.Is(err, image.ErrNotFound) {
+			return nil // of an index, an engine has some platforms only
+		}
 		k.parts[d.Digest] = d
 		return err
 	})

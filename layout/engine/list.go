@@ -14,10 +14,12 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// maxList is the longest list of images that is read, in bytes: some hundred thousand images. Of one, so much is read at a time.
+// How much is read, in bytes: of a list of images, some hundred thousand of them; of one of these; and of all that is said of an
+// image, with the most of its config in it.
 const (
-	maxList  = 64 << 20
-	maxEntry = 1 << 20
+	maxList      = 64 << 20
+	maxEntry     = 1 << 20
+	maxInspected = 8 << 20
 )
 
 // name is one name of an image.
@@ -106,7 +108,7 @@ func (c *client) inspect(ctx context.Context, name string) (inspected, error) {
 	var found inspected
 	body, err := c.do(ctx, request{method: http.MethodGet, path: "/images/" + name + "/json"})
 	if err == nil {
-		err = decode(body, &found)
+		err = decode(body, maxInspected, &found)
 	}
 	if err == nil && found.ID.Validate() != nil {
 		err = garbled(errors.New("an image without an ID"))

@@ -114,7 +114,7 @@ func TestLoadFails(t *testing.T) {
 	} {
 		e := serve(t, Options{}, answers{"POST /images/load": test.load, "GET /images/docker.io/library/hello:v1/json": test.inspect})
 		_, sink := at(t, e, "docker.io", "library/hello")
-		p := push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 4<<20)))
+		p := push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 1<<20)))
 		ends(t, "tag where the engine "+what, func() error { return sink.Tag(t.Context(), p.Descriptor, p.raw, "v1") }, test.want)
 	}
 }
@@ -128,13 +128,13 @@ func TestLoadStalls(t *testing.T) {
 	for what, load := range map[string]http.HandlerFunc{"does not read": hang, "says nothing": silent} {
 		e := serve(t, Options{Timeout: 50 * time.Millisecond}, answers{"POST /images/load": load})
 		_, sink := at(t, e, "docker.io", "library/hello")
-		p := push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 4<<20)))
+		p := push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 1<<20)))
 		ends(t, "tag where the engine "+what, func() error {
 			return sink.Tag(t.Context(), p.Descriptor, p.raw, "v1")
 		}, image.ErrUnavailable, context.DeadlineExceeded)
 		e = serve(t, Options{}, answers{"POST /images/load": load})
 		_, sink = at(t, e, "docker.io", "library/hello")
-		p = push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 4<<20)))
+		p = push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, make([]byte, 1<<20)))
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel)
 		ends(t, "tag, cancelled, where the engine "+what, func() error {

@@ -68,7 +68,7 @@ func (c *client) negotiated(ctx context.Context) (string, error) {
 	var said struct{ APIVersion, MinAPIVersion string }
 	body, err := c.send(ctx, request{method: http.MethodGet, path: "/version"})
 	if err == nil {
-		err = decode(body, &said)
+		err = decode(body, maxEntry, &said)
 	}
 	if err == nil {
 		version, err = choose(said.APIVersion, said.MinAPIVersion)
@@ -231,13 +231,10 @@ func (a *answer) Close() error {
 	return a.ReadCloser.Close()
 }
 
-// maxDocument is the longest answer that is read as one document, in bytes.
-const maxDocument = 16 << 20
-
-// decode reads an answer that is one document, and closes it.
-func decode(body io.ReadCloser, into any) error {
+// decode reads an answer that is one document of no more than most bytes, and closes it.
+func decode(body io.ReadCloser, most int64, into any) error {
 	defer body.Close()
-	return garbled(json.NewDecoder(io.LimitReader(body, maxDocument)).Decode(into))
+	return garbled(json.NewDecoder(io.LimitReader(body, most)).Decode(into))
 }
 
 // garbled says what an answer is that can't be read.

@@ -1,0 +1,117 @@
+package engine_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/image"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// must2 is what came, or a panic.
+func must2[T any](got T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return got
+}
+
+func want[T any](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func wantErr(t *testing.T, what string, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+// bring is content that is at hand.
+func bring(raw []byte) image.Content {
+	return image.Content{Open: func(_ context.Context, off int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(raw[off:])), nil
+	}}
+}
+
+func describe(mediaType string, raw []byte) image.Descriptor {
+	return image.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+}
+
+// tarOf is a tar of programs, or whatever the files are.
+func tarOf(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(files[name])), ModTime: time.Unix(1, 0)}))
+		_, err := io.WriteString(w, files[name])
+		must(t, err)
+	}
+	must(t, w.Close())
+	return b.Bytes()
+}
+
+func tags(t *testing.T, src image.Source) []string {
+	t.Helper()
+	var all []string
+	for tag, err := range src.Tags(t.Context(), "") {
+		must(t, err)
+		all = append(all, tag)
+	}
+	return all
+}
+
+// cutting is a socket that leads to another one, and lets no connection send more than so many bytes.
+func cutting(t *testing.T, socket string, most int64) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "engine-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "sock"))
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go lead(conn, socket, most)
+		}
+	}()
+	return "unix://" + filepath.Join(dir, "sock")
+}
+
+func lead(conn net.Conn, socket string, most int64) {
+	defer conn.Close()
+	to, err := net.Dial("unix", socket)
+	if err != nil {
+		return
+	}
+	defer to.Close()
+	go io.Copy(conn, to)
+	io.CopyN(to, conn, most)
+}
