@@ -145,7 +145,7 @@ func FuzzProgress(f *testing.F) {
 	f.Add([]byte(`{"errorDetail":{"message":"no"},"error":"no"}`))
 	f.Add([]byte(`{"errorDetail":null}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		err := readProgress(bytes.NewReader(raw))
+		_, err := readProgress(bytes.NewReader(raw))
 		var known *failure
 		if err != nil && !errors.As(err, &known) {
 			t.Errorf("%v", err)

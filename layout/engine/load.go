@@ -6,15 +6,16 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regfs/regfs/image"
@@ -57,10 +58,11 @@ func (e *Engine) load(ctx context.Context, m *image.Manifest, name string) error
 		return err
 	}
 	defer body.Close()
-	if err := readProgress(body); err != nil {
+	id, err := readProgress(body)
+	if err != nil {
 		return err
 	}
-	return e.loaded(ctx, m, name, a.parts[0])
+	return e.loaded(ctx, m, cmp.Or(name, id, m.Config.Digest.String()), a.parts[0])
 }
 
 // archive arranges what an image takes. What was not pushed, or is not here any more, is ErrNotFound.
@@ -167,35 +169,48 @@ func member(t *tar.Writer, name string, size int64, r io.Reader) error {
 	return err
 }
 
-// readProgress reads what an engine says while it loads an image, to the end.
-func readProgress(body io.Reader) error {
+// idSaid begins what an engine says of an image without a name that it loaded; its ID follows.
+const idSaid = "Loaded image ID: "
+
+// readProgress reads what an engine says while it loads an image, to the end. It returns the ID of one without a name, if told.
+func readProgress(body io.Reader) (id string, err error) {
 	limit := &io.LimitedReader{R: body}
 	for dec := json.NewDecoder(limit); ; {
 		limit.N = maxMessage
 		var said struct {
-			Error  string
-			Detail struct{ Message string } `json:"errorDetail"`
+			Stream, Error string
+			Detail        struct{ Message string } `json:"errorDetail"`
 		}
 		err := dec.Decode(&said)
-		switch words := clean(cmp.Or(said.Detail.Message, said.Error)); {
-		case errors.Is(err, io.EOF) && limit.N > 0:
-			return nil
-		case err != nil:
-			return garbled(err)
-		case noRoom(words):
-			return failuref(image.ErrQuota, "the engine has no room for it: %s", words)
-		case words != "":
-			return failuref(image.ErrRefused, "the engine does not take it: %s", words)
+		if err == io.EOF && limit.N > 0 {
+			return id, nil
+		}
+		if err == nil {
+			err = loadError(cmp.Or(said.Detail.Message, said.Error))
+		}
+		if err != nil {
+			return "", garbled(err)
+		}
+		if text, ok := strings.CutPrefix(strings.TrimSpace(said.Stream), idSaid); ok && digest.Digest(text).Validate() == nil {
+			id = text
 		}
 	}
 }
 
-// loaded makes sure that the engine has what it was given, and under its name. It calls an image by its config's digest or, where
+// loadError is what the words mean that an engine ends with.
+func loadError(words string) error {
+	switch words = clean(words); {
+	case words == "":
+		return nil
+	case noRoom(words):
+		return failuref(image.ErrQuota, "the engine has no room for it: %s", words)
+	}
+	return failuref(image.ErrRefused, "the engine does not take it: %s", words)
+}
+
+// loaded makes sure that the engine has what it was given, and under that name or ID. It calls an image by its config's digest or, where
 // containerd keeps its images, by that of a manifest of its own making: that image has the same layers.
 func (e *Engine) loaded(ctx context.Context, m *image.Manifest, name string, config *blob) error {
-	if name == "" {
-		name = m.Config.Digest.String()
-	}
 	found, err := e.client.inspect(ctx, name)
 	if err != nil || found.ID == m.Config.Digest {
 		return err

@@ -23,7 +23,6 @@ import (
 type taker struct {
 	files map[string][]byte // of the archive it was given
 	order []string
-	moved string // the query by which an image that is there got a name
 }
 
 func (k *taker) load(w http.ResponseWriter, r *http.Request) {
@@ -165,6 +164,22 @@ func TestImageThatIsThere(t *testing.T) {
 	}
 	must(t, sink.Tag(t.Context(), p.Descriptor, p.raw, "v1"))
 	want(t, "query", query, "repo=docker.io%2Flibrary%2Fhello&tag=v1")
+}
+
+// TestContainerd is an engine that calls an image by a manifest of its own: it is known by its layers, and by what the engine said.
+func TestContainerd(t *testing.T) {
+	const id = "sha256:2222222222222222222222222222222222222222222222222222222222222222"
+	plain := layer(t, "hello", 0o644, nil)
+	inspect := says(http.StatusOK, `{"Id":"`+id+`","RootFS":{"Layers":["`+describe("", plain).Digest.String()+`"]}}`)
+	e := serve(t, Options{}, answers{
+		"POST /images/load":           says(http.StatusOK, `{"stream":"Loaded image ID: `+id+`\n"}`),
+		"GET /images/" + id + "/json": inspect, "GET /images/docker.io/library/hello:v1/json": inspect,
+	})
+	_, sink := at(t, e, "docker.io", "library/hello")
+	p := push(t, sink, v1.ImageConfig{}, "", unpacked, plain)
+	must(t, sink.Tag(t.Context(), p.Descriptor, p.raw, "v1"))
+	_, err := sink.Push(t.Context(), p.Descriptor, bring(p.raw))
+	must(t, err)
 }
 
 // TestExpect refuses what an engine can't hold, and says what that is.

@@ -271,7 +271,7 @@ func (r *real) refuses(t *testing.T) {
 	}
 	_, err = src.Resolve(t.Context(), "v1")
 	wantErr(t, "resolve it", err, image.ErrNotFound)
-	put(t, sink, "used", v1.ImageConfig{Cmd: []string{"/bin/busybox", "sleep", "1000"}}, gzipped(t, r.busybox))
+	put(t, sink, "used", v1.ImageConfig{Cmd: []string{"/bin/busybox", "sleep", "100"}}, gzipped(t, r.busybox))
 	r.Docker(t, "run", "--detach", "--name", "user", "--network", "none", "example.com/refuses:used")
 	wantErr(t, "delete what a container uses", sink.Delete(t.Context(), "used"), image.ErrRefused)
 	r.Docker(t, "rm", "--force", "user")

@@ -45,7 +45,7 @@ func (c *client) do(ctx context.Context, r request) (io.ReadCloser, error) {
 	r.path = "/v" + version + r.path
 	body, err := c.send(ctx, r)
 	var status *statusError
-	if err != nil && (!errors.As(err, &status) || status.outdated()) {
+	if err != nil && ctx.Err() == nil && (!errors.As(err, &status) || status.outdated()) {
 		c.learned("") // another engine may listen there the next time
 	}
 	return body, err
