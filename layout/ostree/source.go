@@ -60,6 +60,12 @@ func (s *images) manifest(ctx context.Context, ref string) (image.Descriptor, []
 	if dgst := digest.Digest(ref); dgst.Validate() == nil {
 		return s.digested(ctx, dgst)
 	}
+	if s.repository.Host != "" && image.ValidTag(ref) {
+		d, raw, err := s.read(ctx, imageBranch(s.repository, ref).ref, manifestFile, digest.Canonical)
+		if !errors.Is(err, image.ErrNotFound) {
+			return d, raw, err
+		}
+	}
 	all, err := s.repo.branches(ctx)
 	if err != nil {
 		return image.Descriptor{}, nil, err
@@ -135,7 +141,7 @@ func (s *images) digested(ctx context.Context, dgst digest.Digest) (image.Descri
 func (s *images) Stat(ctx context.Context, dgst digest.Digest) (image.Descriptor, error) {
 	d, err := s.stat(ctx, dgst)
 	if err != nil {
-		return image.Descriptor{}, s.failed("stat", dgst.String(), err)
+		return image.Descriptor{}, s.failed("stat", dgst.String(), s.unpacked(ctx, dgst, err))
 	}
 	return d, nil
 }
@@ -146,7 +152,7 @@ func (s *images) stat(ctx context.Context, dgst digest.Digest) (image.Descriptor
 	}
 	out, err := s.repo.run(ctx, "ls", blobBranch(dgst), contentFile)
 	if err != nil {
-		return image.Descriptor{}, s.unpacked(ctx, dgst, err)
+		return image.Descriptor{}, err
 	}
 	size, err := parseSize(out)
 	return image.Descriptor{MediaType: mediaTypeBlob, Digest: dgst, Size: size}, err

@@ -41,13 +41,13 @@ func ostreeSink(t *testing.T, path string) image.Sink {
 }
 
 func TestOSTree(t *testing.T) {
-	path, content := t.TempDir(), conformance.Images("v1", true)
+	path, content := t.TempDir(), conformance.Images("v1", false)
 	conformance.Fill(t, ostreeSink(t, path), content)
 	conformance.SourceOf(t, content, func(t *testing.T, _ conformance.Content) image.Source { return source(t, ostreeHost(t, path)) })
 }
 
 func TestOSTreeSink(t *testing.T) {
-	content := conformance.Images("v1", true)
+	content := conformance.Images("v1", false)
 	conformance.SinkOfImages(t, content, func(t *testing.T) (image.Sink, image.Source) {
 		path := t.TempDir()
 		return ostreeSink(t, path), source(t, ostreeHost(t, path))
