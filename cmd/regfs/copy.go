@@ -23,8 +23,9 @@ func copyCommand() *cobra.Command {
 		Long: `Copy an image from one place to another. Both are named as podman and skopeo do:
 ` + placesHelp + `
 The image is copied byte for byte, so that its digest stays as it is, and whole: of a
-multi-platform image every platform. It is converted only where that is asked for, or
-where the destination can't hold it as it is. What the destination has is not sent again.
+multi-platform image every platform. It is converted only where that is asked for, where
+the destination can't hold it as it is, and from Docker's format to OCI in layouts, where
+other programs would not find it (but with --preserve-digests). What the destination has is not sent again.
 Its tag changes last, when everything is there; with a DIGEST in its place, no tag does.
 
 Credentials are those of podman, skopeo and docker ('podman login'); so are registries.conf
@@ -66,7 +67,7 @@ func copyNamed(ctx context.Context, c *config, o *copyFlags, source, destination
 	if err != nil {
 		return err
 	}
-	options, err := o.options()
+	options, err := o.options(to)
 	if err == nil {
 		options.Tags, err = o.names(to)
 	}

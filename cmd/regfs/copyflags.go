@@ -49,7 +49,7 @@ func (o *copyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.multiArch, "multi-arch", "", "copy `part` of a multi-platform image: all, system (the one for --platform), or\nindex-only")
 	f.Func("platform", "copy these of its `platforms`, such as linux/arm64 (repeatable), and an index of them;\nwith --multi-arch system that image alone (default linux/"+thisArchitecture+")", o.addPlatform)
 
-	f.StringVarP(&o.format, "format", "f", "", "convert the manifest to this `format`: oci, v2s2 or v2s1 (default: leave it, if the\ndestination takes it)")
+	f.StringVarP(&o.format, "format", "f", "", "convert the manifest to this `format`: oci, v2s2 or v2s1 (default: oci in layouts,\nelse as it is, if the destination takes it)")
 	f.StringVar(&o.compress, "dest-compress-format", "", "compress layers with this `algorithm`: gzip, zstd or zstd:chunked")
 	f.IntVar(&o.level, "dest-compress-level", 0, "the `level` of that: gzip has 0 to 9, zstd 1 to 22")
 	f.BoolVar(&o.force, "dest-force-compress-format", false, "compress layers anew that are compressed that way already")
@@ -75,9 +75,9 @@ func (o *copyFlags) addPlatform(s string) error {
 }
 
 // options are what the engine is asked for.
-func (o *copyFlags) options() (copy.Options, error) {
+func (o *copyFlags) options(to image.Ref) (copy.Options, error) {
 	options := copy.Options{
-		Format: copy.Format(o.format), EncryptLayers: o.encrypt, PreserveDigests: o.preserve, Platforms: o.platforms, TempDir: o.tempDir,
+		Format: o.formatAt(to), EncryptLayers: o.encrypt, PreserveDigests: o.preserve, Platforms: o.platforms, TempDir: o.tempDir,
 	}
 	var err error
 	if options.Parts, err = o.parts(); err != nil {
@@ -93,6 +93,14 @@ func (o *copyFlags) options() (copy.Options, error) {
 		return options, usageError{err}
 	}
 	return options, nil
+}
+
+// formatAt is what the manifest is converted to. A layout can hold Docker's manifests, but skopeo, podman and umoci don't find them there.
+func (o *copyFlags) formatAt(to image.Ref) copy.Format {
+	if o.format == "" && !o.preserve && (to.Transport == image.OCI || to.Transport == image.OCIArchive) {
+		return copy.OCI
+	}
+	return copy.Format(o.format)
 }
 
 // parts is how much of a multi-platform image is copied.

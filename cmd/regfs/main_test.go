@@ -6,12 +6,17 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/regfs/regfs/layout/storage"
 )
 
 // asRegfs makes the test binary be regfs, so that tests can start it, and it itself.
 const asRegfs = "REGFS_TEST_AS_REGFS"
 
 func TestMain(m *testing.M) {
+	if storage.Init() {
+		return
+	}
 	if os.Getenv(asRegfs) != "" {
 		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/regfs/regfs/layout/dockerarchive"
 	"github.com/regfs/regfs/layout/engine"
 	"github.com/regfs/regfs/layout/oci"
+	"github.com/regfs/regfs/layout/ostree"
 	"github.com/regfs/regfs/layout/sif"
 	"github.com/regfs/regfs/layout/storage"
 	"github.com/regfs/regfs/layout/tarball"
@@ -25,6 +26,7 @@ const placesHelp = `
   docker-archive:PATH[:NAME[:TAG]|:@N]     what docker save writes
   docker-daemon:NAME[:TAG]                 a Docker engine's; or docker-daemon:sha256:ID
   containers-storage:[[STORE]]NAME[:TAG]   podman's, buildah's and CRI-O's; or @ID
+  ostree:NAME[:TAG][@/PATH]                an OSTree repository's; without a PATH, /ostree/repo's
   tarball:FILE[:FILE...]                   tars of files as an image, one layer each; to read
   sif:PATH                                 a Singularity or Apptainer image; to read
 `
@@ -75,13 +77,16 @@ func (p *places) open(ctx context.Context, r image.Ref, write bool) (*place, err
 		return alone(d, d, false, err)
 	case image.DockerArchive:
 		a, err := choose(write, dockerarchive.Create, dockerarchive.Open)(ctx, r.Path)
-		return &place{hosts: a}, err
+		return withHosts(a, err)
 	case image.ContainersStorage:
 		s, err := choose(write, storage.Create, storage.Open)(ctx, r.Path)
-		return &place{hosts: s}, err
+		return withHosts(s, err)
+	case image.OSTree:
+		o, err := choose(write, ostree.Create, ostree.Open)(r.Path, ostree.Options{TempDir: p.tempDir})
+		return withHosts(o, err)
 	case image.DockerDaemon:
 		e, err := engine.Open(engine.Options{Host: p.daemon, Timeout: p.timeout, TempDir: p.tempDir})
-		return &place{hosts: e}, err
+		return withHosts(e, err)
 	}
 	if write {
 		return nil, readOnly(r)
@@ -99,16 +104,11 @@ func (p *places) openLayout(r image.Ref, write bool) (*place, error) {
 }
 
 func (p *places) openReadOnly(r image.Ref) (*place, error) {
-	var src image.Source
-	var err error
-	switch r.Transport {
-	case image.SIF:
-		src, err = sif.Open(r.Path, sif.Options{TempDir: p.tempDir})
-	case image.Tarball:
-		src, err = tarball.Open(r.Path, tarball.Options{TempDir: p.tempDir})
-	default:
-		err = fmt.Errorf("%s: is not there yet: %w", r.Transport, image.ErrUnsupported)
+	if r.Transport == image.SIF {
+		src, err := sif.Open(r.Path, sif.Options{TempDir: p.tempDir})
+		return alone(src, nil, false, err)
 	}
+	src, err := tarball.Open(r.Path, tarball.Options{TempDir: p.tempDir})
 	return alone(src, nil, false, err)
 }
 
@@ -118,6 +118,13 @@ func choose[T any](write bool, create, open T) T {
 		return create
 	}
 	return open
+}
+
+func withHosts(hosts image.Place, err error) (*place, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &place{hosts: hosts}, nil
 }
 
 // alone is a place of one repository.
