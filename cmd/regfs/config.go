@@ -23,6 +23,7 @@ import (
 type config struct {
 	mountpoint string
 	sources    *sources
+	daemonHost string
 	foreground bool
 
 	allowOther bool
@@ -58,6 +59,8 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	c.addCacheFlags(f)
 	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag is believed before the registry is asked again")
 	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
+
+	f.StringVar(&c.daemonHost, "daemon-host", "", "the Docker engine of docker-daemon:, such as unix:///run/docker.sock (`host`; default $DOCKER_HOST)")
 
 	c.addPlatformFlag(f, "show multi-platform images for this")
 	f.Func("whiteouts", "show what a layer removes, in layers/NN/tree, as `names` (.wh.NAME, the default) or as\noverlay (character devices 0/0), which overlayfs understands", c.setWhiteouts)

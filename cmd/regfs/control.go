@@ -23,7 +23,7 @@ func controlFiles(c *config, store *cache.Cache, m *metrics) map[string]func() [
 // describe is the configuration in effect, named as the flags are.
 func (c *config) describe() map[string]any {
 	return map[string]any{
-		"mountpoint": c.mountpoint, "sources": c.sources.describe(), "foreground": c.foreground,
+		"mountpoint": c.mountpoint, "sources": c.sources.describe(), "daemon-host": c.daemonHost, "foreground": c.foreground,
 		"allow-other": c.allowOther, "read-only": c.readOnly, "option": append([]string{}, c.options...),
 		"stage-dir": c.stageDir, "allow-delete": c.allowDelete,
 		"cache-dir": c.cacheDir, "cache-size": c.cacheSize, "tag-ttl": c.tagTTL.String(), "offline": c.offline,

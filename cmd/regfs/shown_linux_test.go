@@ -1,0 +1,182 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/tests/conformance"
+	"github.com/regfs/regfs/tests/registries"
+)
+
+// shownPlace is a kind of place to mount.
+type shownPlace struct {
+	// source is what mount is told, for a place at a path.
+	source func(path string) string
+	// skopeo is what skopeo calls an image of it, with the flags that it needs.
+	skopeo func(path, tag string) string
+	flags  []string
+	// folder is where the image of a tag stands in the place.
+	folder func(tag string) string
+	// written are the tags that are written to, none in what can only be read.
+	written []string
+	// made says how to make one that skopeo can't write; "" is by skopeo.
+	made func(t *testing.T, layout, path string)
+	// converts tells that the place keeps images in another form than skopeo or a mount showed them.
+	converts bool
+}
+
+func tagsFolder(tag string) string { return "tags/" + tag }
+
+func namedFolder(tag string) string { return "example.com/app/tags/" + tag }
+
+func latestFolder(string) string { return "tags/latest" }
+
+func prefixed(transport string) func(path string) string {
+	return func(path string) string { return transport + ":" + path }
+}
+
+func shownPlaces(t *testing.T) map[string]shownPlace {
+	engine := registries.DockerEngine(t).Host
+	three := []string{"w1", "w2", "w3"}
+	return map[string]shownPlace{
+		"oci":            {source: prefixed("oci"), skopeo: func(path, tag string) string { return "oci:" + path + ":" + tag }, folder: tagsFolder, written: three},
+		"oci-archive":    {source: prefixed("oci-archive"), skopeo: func(path, tag string) string { return "oci-archive:" + path + ":" + tag }, folder: tagsFolder},
+		"dir":            {source: prefixed("dir"), skopeo: func(path, _ string) string { return "dir:" + path }, folder: latestFolder, written: []string{"latest"}},
+		"docker-archive": {source: prefixed("docker-archive"), skopeo: func(path, tag string) string { return "docker-archive:" + path + ":example.com/app:" + tag }, folder: namedFolder},
+		"containers-storage": {
+			source: func(path string) string { return "containers-storage:[vfs@" + path + "/root+" + path + "/run]" },
+			skopeo: func(path, tag string) string {
+				return "containers-storage:[vfs@" + path + "/root+" + path + "/run]example.com/app:" + tag
+			},
+			folder: namedFolder, written: three, converts: true,
+		},
+		"docker-daemon": {
+			source: func(string) string { return "docker-daemon:" },
+			skopeo: func(_, tag string) string { return "docker-daemon:example.com/app:" + tag }, flags: []string{"--daemon-host", engine},
+			folder: namedFolder, written: three, converts: true,
+		},
+		"ostree": {
+			source: prefixed("ostree"), folder: namedFolder, written: three,
+			made: func(t *testing.T, layout, path string) {
+				regfs(t, 0, "copy", "-q", "oci:"+layout+":v1", "ostree:example.com/app:v1@"+path)
+			},
+		},
+	}
+}
+
+// daemonFlags are skopeo's for one end of a copy.
+func (p *shownPlace) daemonFlags(side string) []string {
+	if p.flags == nil {
+		return nil
+	}
+	return []string{"--" + side + p.flags[0][1:], p.flags[1]}
+}
+
+// TestPlacesAreBrowsed looks at an image that skopeo put into each place.
+func TestPlacesAreBrowsed(t *testing.T) {
+	needFUSE(t)
+	content := conformance.Images("v1", false)
+	layout := layoutOf(t, content)
+	for kind, p := range shownPlaces(t) {
+		t.Run(kind, func(t *testing.T) {
+			s := p.mount(t, layout)
+			at := filepath.Join(s.mnt, "@place", p.folder("v1"))
+			for i, name := range content.Layers(content.Image) {
+				for _, tree := range []string{"rootfs", "layers/0" + string(rune('0'+i)) + "/tree"} {
+					if _, err := os.ReadFile(filepath.Join(at, tree, name)); err != nil {
+						t.Errorf("%v", err)
+					}
+				}
+			}
+			manifest := digest.FromString(shell(t, "cat", at+"/manifest.json"))
+			if got := strings.TrimSpace(shell(t, "cat", at+"/digest")); got != manifest.String() {
+				t.Errorf("the digest is %s, of the manifest %s", got, manifest)
+			}
+			if p.skopeo != nil && !p.converts && kind != "docker-archive" {
+				if want := p.raw(t, s.place, "v1"); manifest.String() != want {
+					t.Errorf("the manifest is %s, skopeo finds %s", manifest, want)
+				}
+			}
+			out := filepath.Join(t.TempDir(), "out")
+			shell(t, "cp", "-r", at+"/oci-layout", out)
+			shell(t, "ls", "-lR", filepath.Join(s.mnt, "@place"))
+			if converted := p.converts && kind == "docker-daemon" || strings.Contains(shell(t, "cat", at+"/manifest.json"), "docker"); !converted {
+				shell(t, "skopeo", "--insecure-policy", "copy", "oci:"+out, "dir:"+t.TempDir())
+			}
+			shell(t, "skopeo", "inspect", "docker-archive:"+filepath.Join(at, "archive.docker.tar"))
+		})
+	}
+}
+
+// raw is the digest of the manifest that skopeo finds.
+func (p *shownPlace) raw(t *testing.T, path, tag string) string {
+	return digest.FromString(shell(t, "skopeo", slices.Concat([]string{"inspect", "--raw"}, p.flags, []string{p.skopeo(path, tag)})...)).String()
+}
+
+// shownSandbox is a mount with a place in it, and where that is.
+type shownSandbox struct {
+	*sandbox
+	place string
+}
+
+// mount makes the place with an image under v1 and mounts it as @place.
+func (p *shownPlace) mount(t *testing.T, layout string) *shownSandbox {
+	t.Helper()
+	s := newSandbox(t)
+	// Not below the test's folder: podman does not find paths that long.
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	place := filepath.Join(dir, "p")
+	if p.made != nil {
+		p.made(t, layout, place)
+	} else {
+		args := slices.Concat([]string{"--insecure-policy", "copy"}, p.daemonFlags("dest"), []string{"oci:" + layout + ":v1", p.skopeo(place, "v1")})
+		shell(t, "skopeo", args...)
+	}
+	s.must(slices.Concat([]string{"mount"}, p.flags, []string{"place=" + p.source(place), s.mnt})...)
+	t.Cleanup(func() { s.must("umount", s.mnt) })
+	return &shownSandbox{s, place}
+}
+
+// TestPlacesAreWritten writes into each place that can be written to, as different programs do.
+func TestPlacesAreWritten(t *testing.T) {
+	needFUSE(t)
+	content := conformance.Images("v1", false)
+	layout := layoutOf(t, content)
+	for kind, p := range shownPlaces(t) {
+		if len(p.written) == 0 {
+			continue
+		}
+		t.Run(kind, func(t *testing.T) {
+			s := p.mount(t, layout)
+			for i, write := range []func(to string){
+				func(to string) { shell(t, "cp", "-r", layout, to) },
+				func(to string) { shell(t, "rsync", "-a", layout+"/", to+"/") },
+				func(to string) { shell(t, "skopeo", "--insecure-policy", "copy", "oci:"+layout+":v1", "oci:"+to+":v1") },
+			} {
+				tag := p.written[min(i, len(p.written)-1)]
+				to := filepath.Join(s.mnt, "@place", p.folder(tag))
+				shell(t, "mkdir", "-p", to)
+				write(filepath.Join(to, "oci-layout"))
+				if shell(t, "cat", to+"/digest") == "" {
+					t.Errorf("writer %d: the tag has no digest", i)
+				}
+				if p.skopeo == nil {
+					continue
+				}
+				if got := p.raw(t, s.place, tag); got != content.Image.Digest.String() && kind != "docker-daemon" {
+					t.Errorf("writer %d: %s is there, want %s", i, got, content.Image.Digest)
+				}
+				shell(t, "skopeo", slices.Concat([]string{"--insecure-policy", "copy"}, p.daemonFlags("src"), []string{p.skopeo(s.place, tag), "dir:" + t.TempDir()})...)
+			}
+		})
+	}
+}
