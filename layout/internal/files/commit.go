@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -47,36 +46,64 @@ func (a *Archive) commit(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
-	m := &merger{ctx: ctx, draft: *d, from: now, gone: map[string]bool{}}
-	m.members, m.unused = maps.Clone(d.members), slices.Clone(d.unused)
-	if err := m.merge(c); err != nil {
+	m, err := newMerger(ctx, d, c)
+	if err != nil {
 		return err
 	}
-	if err := a.publish(m); err != nil {
+	if err = m.merge(d, now, c); err == nil {
+		err = a.publish(m, now)
+	}
+	if err != nil && m.file != d.file {
+		m.discard()
+	}
+	if err != nil {
 		return err
+	}
+	if m.file != d.file {
+		d.discard()
 	}
 	return a.published(m)
 }
 
-// merger completes a draft. Of the one it was made of it changes nothing but headers and what lies behind its end.
+// merger makes an archive of a draft and of the archive that was there.
 type merger struct {
 	ctx context.Context
 	draft
-	from *snapshot
 	gone map[string]bool // what is not carried over
 }
 
-func (m *merger) merge(c Change) error {
+// newMerger goes on with the draft, of which only what lies behind its end changes; or, where there is room in the draft that
+// something had which failed or is to go, with a new one.
+func newMerger(ctx context.Context, d *draft, c Change) (*merger, error) {
+	m := &merger{ctx: ctx, draft: *d, gone: map[string]bool{}}
 	for _, name := range c.Remove {
-		m.drop(name)
+		m.gone[name] = true
 	}
 	for _, put := range c.Put {
-		m.drop(put.Name)
+		m.gone[put.Name] = true
 	}
-	for name := range m.members {
-		m.gone[name] = true // it is here already
+	gaps := len(d.unused) > 0
+	for name := range d.members {
+		gaps = gaps || m.gone[name]
 	}
-	if err := m.carry(); err != nil {
+	if !gaps {
+		m.members = maps.Clone(d.members)
+		return m, nil
+	}
+	fresh, err := newDraft(filepath.Dir(d.file.Name()))
+	if err == nil {
+		m.draft = *fresh
+	}
+	return m, err
+}
+
+func (m *merger) merge(d *draft, now *snapshot, c Change) error {
+	if m.file != d.file {
+		if err := m.carry(&snapshot{file: d.file, listing: &listing{members: d.members}}); err != nil {
+			return err
+		}
+	}
+	if err := m.carry(now); err != nil {
 		return err
 	}
 	for _, put := range c.Put {
@@ -87,37 +114,26 @@ func (m *merger) merge(c Change) error {
 	return m.finish()
 }
 
-// drop takes a member out. Its room stays: the draft it is of may have to be used again.
-func (m *merger) drop(name string) {
-	m.gone[name] = true
-	f, ok := m.members[name]
-	if !ok {
-		return
-	}
-	delete(m.members, name)
-	m.unused = append(m.unused, f.room(name))
-}
-
-// room is what a member of a draft takes, and header what it begins with.
+// room is what a member of a draft takes.
 func (f member) room(name string) room {
 	header, _ := tarHeader(name, f.link, f.size) // it worked when the member was made
 	return room{f.off - int64(len(header)), f.off, f.size}
 }
 
-// carry copies what the archive had, in its order.
-func (m *merger) carry() error {
-	names := slices.SortedFunc(maps.Keys(m.from.members), func(a, b string) int {
-		return cmp.Compare(m.from.members[a].off, m.from.members[b].off)
+// carry copies what an archive has, in its order, but what is here already.
+func (m *merger) carry(from *snapshot) error {
+	names := slices.SortedFunc(maps.Keys(from.members), func(a, b string) int {
+		return cmp.Compare(from.members[a].off, from.members[b].off)
 	})
 	for _, name := range names {
-		f := m.from.members[name]
-		if m.gone[name] || f.odd == notRegular {
+		f := from.members[name]
+		if _, ok := m.members[name]; ok || m.gone[name] || f.odd == notRegular {
 			continue
 		}
 		if f.odd != "" {
 			return fmt.Errorf("%s is %s, and can't be kept: %w", Clean(name), f.odd, image.ErrUnsupported)
 		}
-		if err := m.copy(name, f); err != nil {
+		if err := m.copy(name, f, from.file); err != nil {
 			return err
 		}
 	}
@@ -125,7 +141,7 @@ func (m *merger) carry() error {
 }
 
 // copy has the kernel copy a member.
-func (m *merger) copy(name string, f member) error {
+func (m *merger) copy(name string, f member, from *os.File) error {
 	to, err := m.append(name, f.link, f.size)
 	if err != nil {
 		return err
@@ -133,14 +149,14 @@ func (m *merger) copy(name string, f member) error {
 	if _, err := m.file.Seek(to, io.SeekStart); err != nil {
 		return err
 	}
-	if _, err := m.from.file.Seek(f.off, io.SeekStart); err != nil {
+	if _, err := from.Seek(f.off, io.SeekStart); err != nil {
 		return err
 	}
 	for left := f.size; left > 0; left -= copyPiece {
 		if err := m.ctx.Err(); err != nil {
 			return err
 		}
-		if _, err := io.CopyN(m.file, m.from.file, min(left, copyPiece)); err != nil {
+		if _, err := io.CopyN(m.file, from, min(left, copyPiece)); err != nil {
 			return fmt.Errorf("copy %s: %w", Clean(name), err)
 		}
 	}
@@ -180,11 +196,6 @@ func (m *merger) finish() error {
 			return err
 		}
 	}
-	for i, r := range m.unused {
-		if err := m.frameUnused(unusedPrefix+strconv.Itoa(i), r); err != nil {
-			return err
-		}
-	}
 	_, err := m.file.WriteAt(make([]byte, tarEnd), m.end)
 	return err
 }
@@ -200,22 +211,10 @@ func (m *merger) frame(name, link string, r room) error {
 	return err
 }
 
-// frameUnused makes a member that nobody looks for of room that was not needed.
-func (m *merger) frameUnused(name string, r room) error {
-	header, err := tarHeader(name, "", r.size)
-	if err != nil {
-		return err
-	}
-	end := r.end()
-	r.off = r.start + int64(len(header))
-	r.size = end - r.off
-	return m.frame(name, "", r)
-}
-
 // publish puts a draft in the archive's place.
-func (a *Archive) publish(m *merger) error {
-	if m.from.info != nil {
-		if err := m.file.Chmod(m.from.info.Mode().Perm()); err != nil {
+func (a *Archive) publish(m *merger, was *snapshot) error {
+	if was.info != nil {
+		if err := m.file.Chmod(was.info.Mode().Perm()); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -18,9 +19,6 @@ const (
 	maxMembers = 500_000
 	maxNames   = 64 << 20 // bytes
 )
-
-// unusedPrefix begins the names of members that hold nothing: room that was kept for what failed.
-const unusedPrefix = ".regfs-unused-"
 
 // tarBlock is what all in a tar is a multiple of, and tarEnd what is at its end, zeros.
 const (
@@ -48,7 +46,7 @@ type listing struct {
 // scan reads the headers of a tar. What is no tar, or ends within a member, is ErrInvalid.
 func scan(ctx context.Context, r io.ReaderAt, size int64) (*listing, error) {
 	l := &listing{members: map[string]member{}}
-	section := io.NewSectionReader(r, 0, size)
+	section := &ahead{r: io.NewSectionReader(r, 0, size)}
 	t := tar.NewReader(section)
 	end := int64(0)
 	for {
@@ -74,6 +72,40 @@ func scan(ctx context.Context, r io.ReaderAt, size int64) (*listing, error) {
 	}
 }
 
+// ahead reads some more than it is asked for, since small members lie side by side.
+type ahead struct {
+	r        *io.SectionReader
+	off      int64 // where the next Read begins
+	buf      [8 * tarBlock]byte
+	from, to int64 // what of the archive buf has
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	if a.off < a.from || a.off >= a.to {
+		n, err := a.r.ReadAt(a.buf[:], a.off)
+		if a.from, a.to = a.off, a.off+int64(n); n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(p, a.buf[a.off-a.from:a.to-a.from])
+	a.off += int64(n)
+	return n, nil
+}
+
+func (a *ahead) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += a.off
+	case io.SeekEnd:
+		off += a.r.Size()
+	}
+	if off < 0 {
+		return 0, fs.ErrInvalid
+	}
+	a.off = off
+	return off, nil
+}
+
 func damaged(err error, at int64) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -93,7 +125,7 @@ func newMember(h *tar.Header, off int64) member {
 	case sparse(h):
 		// Its content is not as long as it is said to be; the reader of the next header knows.
 		m.odd = "a sparse file"
-	case h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeRegA: //nolint:staticcheck // old archives have it
+	case h.Typeflag == tar.TypeReg:
 		m.size = h.Size
 	case h.Typeflag == tar.TypeSymlink:
 		m.link = path.Join(path.Dir(path.Clean(h.Name)), h.Linkname)
@@ -124,7 +156,7 @@ func sparse(h *tar.Header) bool {
 // members of one name counts depends on who reads, so neither does.
 func (l *listing) add(name string, m member) error {
 	clean, ok := cleanName(name)
-	if !ok || strings.HasPrefix(clean, unusedPrefix) {
+	if !ok {
 		return nil
 	}
 	if l.names += len(clean) + len(m.link); l.names > maxNames || len(l.members) >= maxMembers {
