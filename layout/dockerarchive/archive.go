@@ -62,7 +62,10 @@ func open(ctx context.Context, path string, writable bool) (*Archive, error) {
 
 // failed wraps an error with the operation and its object, once.
 func (a *Archive) failed(op, object string, err error) error {
-	return fmt.Errorf("%s %s in docker archive %s: %w", op, files.Clean(object), a.path, files.Translate(err))
+	if object != "" {
+		op += " " + files.Clean(object)
+	}
+	return fmt.Errorf("%s in docker archive %s: %w", op, a.path, files.Translate(err))
 }
 
 // Close implements image.Place. A manifest that was pushed is kept, without a name.

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 	"github.com/regfs/regfs/layout/oci"
 )
 
@@ -245,17 +246,24 @@ func (r *repository) openRange(ctx context.Context, d image.Descriptor, off, n i
 	case c.raw != nil:
 		return io.NopCloser(&reader{ctx, bytes.NewReader(c.raw[off:][:n])}), nil
 	}
-	f, _, packed, err := r.a.openLayer(ctx, c.path)
+	return r.a.openPlain(ctx, c.path, off, n)
+}
+
+// openPlain opens a part of a file that is not compressed.
+func (a *Archive) openPlain(ctx context.Context, where string, off, n int64) (io.ReadCloser, error) {
+	file, size, err := a.files.Open(ctx, where)
 	if err != nil {
 		return nil, err
 	}
-	if packed {
-		f.Close()
-		return nil, fmt.Errorf("it is compressed, and can only be read from its start: %w", image.ErrUnsupported)
+	packed, err := files.Packed(file)
+	switch {
+	case err == nil && packed != "":
+		err = fmt.Errorf("it is compressed, and can only be read from its start: %w", image.ErrUnsupported)
+	case err == nil && n > size-off:
+		err = fmt.Errorf("%s has %d bytes now: %w", files.Clean(where), size, image.ErrDigest)
 	}
-	f.Close()
-	file, _, err := r.a.files.Open(ctx, c.path)
 	if err != nil {
+		file.Close()
 		return nil, err
 	}
 	return &layerReader{io.NopCloser(&reader{ctx, io.NewSectionReader(file, off, n)}), file}, nil

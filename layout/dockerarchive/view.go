@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -48,7 +49,6 @@ type view struct {
 	roots    map[digest.Digest]digest.Digest // what index.json lists, by the digests of configs; nil before they were looked for
 	sizes    map[string]int64                // of compressed layers, uncompressed
 	made     map[*item]*content              // the manifests that had to be made
-	allMade  bool
 }
 
 // view is the archive as it is now.
@@ -98,13 +98,12 @@ func (v *view) load(ctx context.Context) error {
 // readItems reads manifest.json.
 func (a *Archive) readItems(ctx context.Context) ([]*item, error) {
 	raw, err := files.Read(ctx, a.files, manifestFile, maxManifest)
-	if err != nil {
-		if isMissing(err) && a.writable && a.files.None() {
-			return nil, nil
-		}
-		if isMissing(err) {
-			return nil, fmt.Errorf("no docker archive: %w (%w)", err, image.ErrInvalid)
-		}
+	switch {
+	case isMissing(err) && a.writable && a.files.None():
+		return nil, nil
+	case isMissing(err) && !errors.Is(err, image.ErrInvalid): // which is one that is cut short
+		return nil, fmt.Errorf("no docker archive: it has no %s: %w", manifestFile, image.ErrInvalid)
+	case err != nil:
 		return nil, err
 	}
 	return parseItems(raw)

@@ -197,7 +197,10 @@ func blobPath(dgst digest.Digest) string {
 
 // failed wraps an error with the operation and its object, once.
 func (l *Layout) failed(op, object string, err error) error {
-	return fmt.Errorf("%s %s in %s: %w", op, files.Clean(object), l.where, files.Translate(err))
+	if object != "" {
+		op += " " + files.Clean(object)
+	}
+	return fmt.Errorf("%s in %s: %w", op, l.where, files.Translate(err))
 }
 
 // check tells what keeps files from being a layout.

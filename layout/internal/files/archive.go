@@ -255,10 +255,19 @@ func (a *Archive) find(name string) (*os.File, member, error) {
 
 func (a *Archive) missing(name string) error {
 	if a.now.cut {
-		return fmt.Errorf("%s is missing, as is the archive's end: it is cut short: %w (%w)", Clean(name), fs.ErrNotExist, image.ErrInvalid)
+		return &cutError{name}
 	}
 	return &fs.PathError{Op: "open", Path: Clean(name), Err: fs.ErrNotExist}
 }
+
+// cutError is the error of what may have been in the part of an archive that is missing.
+type cutError struct{ name string }
+
+func (e *cutError) Error() string {
+	return fmt.Sprintf("%s is missing, and so is the end of the archive: it is cut short", Clean(e.name))
+}
+
+func (e *cutError) Unwrap() []error { return []error{fs.ErrNotExist, image.ErrInvalid} }
 
 // Close closes the archive. What was written since the last Edit is gone; what is being read stays readable.
 func (a *Archive) Close() error {

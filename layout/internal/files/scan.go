@@ -108,6 +108,8 @@ func (a *ahead) Seek(off int64, whence int) (int64, error) {
 
 func damaged(err error, at int64) error {
 	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF) && at == 0:
+		return fmt.Errorf("no tar archive, or one that is cut short: %w", image.ErrInvalid)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("it is cut short: %w", image.ErrInvalid)
 	case errors.Is(err, tar.ErrHeader) && at == 0:
