@@ -193,14 +193,14 @@ func (r *run) read(ctx context.Context, d image.Descriptor) ([]byte, error) {
 	return raw, nil
 }
 
-// copyOnce copies a descriptor, for blobs as w says, and waits for who copies the same already.
-func (r *run) copyOnce(ctx context.Context, d image.Descriptor, w work, depth int) (result, error) {
-	o, mine, err := r.claim(task{d.Digest, w}, depth)
+// copyOnce copies a manifest or a blob, and waits for who copies the same already.
+func (r *run) copyOnce(ctx context.Context, l layer, depth int) (result, error) {
+	o, mine, err := r.claim(task{l.Digest, l.work}, depth)
 	if err != nil {
 		return result{}, err
 	}
 	if mine {
-		o.as, o.err = r.copy(ctx, d, w, depth)
+		o.as, o.err = r.copy(ctx, l, depth)
 		close(o.done)
 	}
 	select {
@@ -225,11 +225,11 @@ func (r *run) claim(t task, depth int) (o *once, mine bool, err error) {
 	return o, true, nil
 }
 
-func (r *run) copy(ctx context.Context, d image.Descriptor, w work, depth int) (result, error) {
-	if !image.IsManifest(d.MediaType) {
-		return r.blob(ctx, d, w)
+func (r *run) copy(ctx context.Context, l layer, depth int) (result, error) {
+	if !image.IsManifest(l.Descriptor.MediaType) {
+		return r.blob(ctx, l)
 	}
-	m, err := r.below(ctx, d, depth)
+	m, err := r.below(ctx, l.Descriptor, depth)
 	if err != nil {
 		return result{}, err
 	}

@@ -126,7 +126,7 @@ func (r *run) entries(ctx context.Context, s source, kept []int, mediaType strin
 	entries := slices.Clone(s.Manifests)
 	err := r.each(ctx, len(kept), func(ctx context.Context, i int) error {
 		d := &entries[kept[i]]
-		got, err := r.copyOnce(ctx, *d, work{}, depth+1)
+		got, err := r.copyOnce(ctx, unworked(*d), depth+1)
 		if err == nil {
 			d.MediaType, d.Digest, d.Size = got.MediaType, got.Digest, got.Size
 		}

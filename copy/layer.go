@@ -24,7 +24,8 @@ type work struct {
 }
 
 // blob copies a blob, after work if there is any.
-func (r *run) blob(ctx context.Context, d image.Descriptor, w work) (result, error) {
+func (r *run) blob(ctx context.Context, l layer) (result, error) {
+	d := l.Descriptor
 	r.Events(Event{Descriptor: d, State: Waiting})
 	content, err := r.from.Content(ctx, d)
 	if errors.Is(err, image.ErrNotFound) && len(d.URLs) > 0 {
@@ -39,45 +40,50 @@ func (r *run) blob(ctx context.Context, d image.Descriptor, w work) (result, err
 		r.finish(d, "", err)
 		return result{}, err
 	}
-	if w != (work{}) {
-		return r.convert(ctx, d, content, w)
+	if l.work != (work{}) {
+		return r.convert(ctx, l, content)
 	}
-	err = r.push(ctx, d, d, content)
+	as := d
+	as.MediaType = l.mediaType
+	err = r.push(ctx, d, as, content)
 	if errors.As(err, &other) {
-		return r.otherForm(ctx, d, content, err)
+		return r.otherForm(ctx, l, content, err)
 	}
 	return result{Descriptor: d}, err
 }
 
 // otherForm copies a layer that the source has only in another form, and the destination not at all.
-func (r *run) otherForm(ctx context.Context, d image.Descriptor, content image.Content, err error) (result, error) {
-	t, ok := image.ParseLayerType(d.MediaType)
+func (r *run) otherForm(ctx context.Context, l layer, content image.Content, err error) (result, error) {
+	t, ok := image.ParseLayerType(l.mediaType)
 	if !ok || t.Encrypted {
 		return result{}, err
 	}
 	if r.PreserveDigests {
 		return result{}, fmt.Errorf("%w, and digests are to be preserved", err)
 	}
-	w := work{to: Gzip}
+	l.work.to = Gzip
 	if t.Compression == image.Uncompressed {
-		w.to = Uncompressed
+		l.work.to = Uncompressed
 	}
-	got, err := r.convert(ctx, d, content, w)
-	t.Compression = w.to.result()
-	got.MediaType = t.String()
+	t.Compression = l.work.to.result()
+	l.mediaType = t.String()
+	got, err := r.convert(ctx, l, content)
+	got.MediaType = l.mediaType
 	return got, err
 }
 
-// convert makes of a layer what w says, and pushes that.
-func (r *run) convert(ctx context.Context, d image.Descriptor, content image.Content, w work) (result, error) {
-	out, err := r.make(ctx, d, content, w)
+// convert makes of a layer what its work says, and pushes that.
+func (r *run) convert(ctx context.Context, l layer, content image.Content) (result, error) {
+	out, err := r.make(ctx, l.Descriptor, content, l.work)
 	if err != nil {
-		err = fmt.Errorf("convert layer %s: %w", d.Digest, err)
-		r.finish(d, "", err)
+		err = fmt.Errorf("convert layer %s: %w", l.Digest, err)
+		r.finish(l.Descriptor, "", err)
 		return result{}, err
 	}
 	defer out.close()
-	return out.result, r.pushQuietly(ctx, d, out.Descriptor, out.content)
+	as := out.Descriptor
+	as.MediaType = l.mediaType
+	return out.result, r.pushQuietly(ctx, l.Descriptor, as, out.content)
 }
 
 // pushQuietly pushes what a layer became. Of the layer, as the events call it, everything was read before.
@@ -86,7 +92,6 @@ func (r *run) pushQuietly(ctx context.Context, was, d image.Descriptor, content 
 		return err
 	}
 	defer r.room.Release(1)
-	d.MediaType = was.MediaType
 	how, err := r.to.Push(ctx, d, content)
 	r.finish(was, how, err)
 	return err

@@ -73,7 +73,8 @@ const (
 // Compression says what layers are compressed with.
 type Compression struct {
 	To Algorithm
-	// Level is as the algorithm counts it: gzip's from 0 to 9, zstd's from 1 to 22. nil stands for the algorithm's own choice.
+	// Level is as the algorithm counts it: gzip's from 0 to 9, zstd's from 1 to 22. nil stands for the algorithm's own choice. Where
+	// To keeps layers as they are, it is for those that have to be compressed with gzip all the same.
 	Level *int
 	// Force compresses layers anew that are of that form already.
 	Force bool
@@ -138,7 +139,7 @@ func (o *Options) ociOnly() bool {
 }
 
 // levels are the lowest and the highest of each algorithm.
-var levels = map[Algorithm][2]int{Gzip: {0, 9}, Zstd: {1, 22}, ZstdChunked: {1, 22}, KeepCompression: {0, 22}, Uncompressed: {0, 22}}
+var levels = map[Algorithm][2]int{Gzip: {0, 9}, Zstd: {1, 22}, ZstdChunked: {1, 22}, KeepCompression: {0, 9}, Uncompressed: {0, 22}}
 
 func (c Compression) check() error {
 	span, known := levels[c.To]

@@ -25,7 +25,7 @@ type plan struct {
 	old *schema1
 }
 
-// layer is one of a plan's, and what it becomes.
+// layer is one of a plan's, or anything else that a manifest names, and what becomes of it.
 type layer struct {
 	image.Descriptor
 	work
@@ -183,10 +183,12 @@ func (r *run) plan(ctx context.Context, s source, f form) (*plan, error) {
 func layersOf(ds []image.Descriptor) []layer {
 	layers := make([]layer, len(ds))
 	for i, d := range ds {
-		layers[i] = layer{Descriptor: d, mediaType: d.MediaType}
+		layers[i] = unworked(d)
 	}
 	return layers
 }
+
+func unworked(d image.Descriptor) layer { return layer{Descriptor: d, mediaType: d.MediaType} }
 
 // remade tells whether the tar of any layer comes to light, so that it can be verified.
 func (p *plan) remade() bool {
@@ -299,11 +301,10 @@ func (r *run) parts(ctx context.Context, p *plan, depth int) ([]result, error) {
 	}
 	err := r.each(ctx, tasks, func(ctx context.Context, i int) (err error) {
 		if i == len(p.layers) {
-			_, err = r.copyOnce(ctx, *p.Config, work{}, depth+1)
+			_, err = r.copyOnce(ctx, unworked(*p.Config), depth+1)
 			return err
 		}
-		l := p.layers[i]
-		results[i], err = r.copyOnce(ctx, l.Descriptor, l.work, depth+1)
+		results[i], err = r.copyOnce(ctx, p.layers[i], depth+1)
 		return err
 	})
 	if err == nil && p.format == Schema1 && p.Manifest.Config != nil {
