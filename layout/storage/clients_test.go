@@ -155,7 +155,7 @@ func inLayout(t *testing.T, img *made) string {
 // TestBesideOthers: while regfs writes, skopeo writes and removes, and neither disturbs the other.
 func TestBesideOthers(t *testing.T) {
 	p := newPlace(t, "overlay")
-	layout := inLayout(t, hello(t, "theirs"))
+	layout := inLayout(t, makeImage(t, "theirs", layer(t, file{name: "theirs"}))) // shared layers would go when they are removed
 	theirs := p.ref("registry.test/theirs:v1")
 	done := make(chan error, 1)
 	go func() {

@@ -208,7 +208,7 @@ func (s *Store) create(ctx context.Context, w writing) error {
 		return s.replace(ctx, w)
 	}
 	if err != nil {
-		return err
+		return unpackingError(err)
 	}
 	return s.setNames(ctx, img.ID, w.names)
 }

@@ -74,6 +74,9 @@ func (e *kindError) Unwrap() []error { return []error{e.error, e.kind} }
 
 // unpackingError tells what went wrong in the process that unpacks a layer, which has nothing but words for it.
 func unpackingError(err error) error {
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return fmt.Errorf("another process has removed the layer below it meanwhile (%v), copy the image again: %w", err, image.ErrUnavailable)
+	}
 	text := err.Error()
 	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT} {
 		if strings.Contains(text, errno.Error()) && !errors.Is(err, errno) {

@@ -28,28 +28,24 @@ func TestLayersInAnyOrder(t *testing.T) {
 		t.Run(driver, func(t *testing.T) {
 			p := newPlace(t, driver)
 			var layers [][]byte
-			for _, n := range []string{"a", "b", "c", "a"} { // one of them twice
+			for _, n := range []string{"a", "b", "a"} { // one of them twice
 				layers = append(layers, layer(t, file{name: n, content: n}))
 			}
 			img := makeImage(t, driver, layers...)
-			for i, expected := range []bool{true, false} {
-				k := p.sink(t, repository)
-				if expected {
-					must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
-				}
-				for _, d := range slices.Backward(img.children()) {
-					_, err := k.Push(t.Context(), d, bring(img.blobs[d.Digest]))
-					must(t, err)
-				}
-				must(t, k.Tag(t.Context(), img.Descriptor, img.raw, "v1"))
-				resolves(t, p.source(t, repository), "v1", img)
-				if i == 0 {
-					must(t, k.Delete(t.Context(), "v1"))
-					equal(t, "layers without an image", len(p.layers(t)), 0)
-				}
+			k := p.sink(t, repository)
+			if driver == "overlay" {
+				must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
 			}
-			equal(t, "layers", len(p.layers(t)), 4)
+			for _, d := range slices.Backward(img.children()) {
+				_, err := k.Push(t.Context(), d, bring(img.blobs[d.Digest]))
+				must(t, err)
+			}
+			must(t, k.Tag(t.Context(), img.Descriptor, img.raw, "v1"))
+			resolves(t, p.source(t, repository), "v1", img)
+			equal(t, "layers", len(p.layers(t)), 3)
 			equal(t, "what is left", len(p.left(t)), 0)
+			must(t, k.Delete(t.Context(), "v1"))
+			equal(t, "layers without an image", len(p.layers(t)), 0)
 		})
 	}
 }
@@ -93,19 +89,20 @@ func zstded(t *testing.T, plain []byte) []byte {
 func TestWrongImages(t *testing.T) {
 	good := layer(t, file{name: "a", content: strings.Repeat("a", 1e6)})
 	for what, test := range map[string]struct {
-		wrong func(*made)
-		want  error
+		wrong   func(*made)
+		want    error
+		drivers int
 	}{
-		"another tar":         {func(i *made) { i.setLayer(zipped(layer(t, file{name: "b"}))) }, image.ErrDigest},
-		"no tar":              {func(i *made) { i.setLayer([]byte(strings.Repeat("no tar", 1e5))) }, image.ErrDigest},
-		"cut short":           {func(i *made) { z := zipped(good); i.setLayer(z[:len(z)/2]) }, io.ErrUnexpectedEOF},
-		"something behind it": {func(i *made) { i.setLayer(append(zipped(good), "something"...)) }, nil},
-		"a wrong size":        {func(i *made) { i.m.Layers[0].Size++ }, image.ErrDigest},
-		"too few diff IDs":    {func(i *made) { i.setConfig(`{"rootfs":{"diff_ids":[]}}`) }, image.ErrInvalid},
-		"a wrong diff ID":     {func(i *made) { i.setConfig(`{"rootfs":{"diff_ids":["sha256:../../x"]}}`) }, image.ErrInvalid},
-		"a config of no JSON": {func(i *made) { i.setConfig(`x`) }, image.ErrInvalid},
+		"another tar":         {func(i *made) { i.setLayer(zipped(layer(t, file{name: "b"}))) }, image.ErrDigest, 2},
+		"no tar":              {func(i *made) { i.setLayer([]byte(strings.Repeat("no tar", 1e5))) }, image.ErrDigest, 1},
+		"cut short":           {func(i *made) { z := zipped(good); i.setLayer(z[:len(z)/2]) }, io.ErrUnexpectedEOF, 1},
+		"something behind it": {func(i *made) { i.setLayer(append(zipped(good), "something"...)) }, nil, 1},
+		"a wrong size":        {func(i *made) { i.m.Layers[0].Size++ }, image.ErrDigest, 1},
+		"too few diff IDs":    {func(i *made) { i.setConfig(`{"rootfs":{"diff_ids":[]}}`) }, image.ErrInvalid, 1},
+		"a wrong diff ID":     {func(i *made) { i.setConfig(`{"rootfs":{"diff_ids":["sha256:../../x"]}}`) }, image.ErrInvalid, 1},
+		"a config of no JSON": {func(i *made) { i.setConfig(`x`) }, image.ErrInvalid, 1},
 	} {
-		for _, driver := range drivers {
+		for _, driver := range drivers[:test.drivers] {
 			t.Run(what+"/"+driver, func(t *testing.T) {
 				p := newPlace(t, driver)
 				img := makeImage(t, what, good)
@@ -148,28 +145,26 @@ func TestHostileTars(t *testing.T) {
 		"hard link":       {{name: "l", kind: tar.TypeLink, link: strings.Repeat("../", 20) + outside}},
 		"whiteout of all": {{name: strings.Repeat("../", 20) + filepath.Dir(outside) + "/.wh.out"}},
 	} {
-		for _, driver := range drivers {
-			t.Run(what+"/"+driver, func(t *testing.T) {
-				p := newPlace(t, driver)
-				tar := layer(t, files...)
-				img := makeImage(t, what, tar)
-				k := p.sink(t, repository)
-				must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
-				img.push(t, k)
-				if err := k.Tag(t.Context(), img.Descriptor, img.raw, "v1"); err != nil {
-					equal(t, "layers", len(p.layers(t)), 0)
-				}
-				r, err := p.source(t, repository).Fetch(t.Context(), image.Descriptor{Digest: img.plain[0], Size: -1})
-				if err == nil {
-					got, err := io.ReadAll(r)
-					must(t, errors.Join(err, r.Close()))
-					equal(t, "what is read", bytes.Equal(got, tar), true)
-				}
-				content, err := os.ReadFile(outside)
-				must(t, err)
-				equal(t, "what is outside", string(content), "secret")
-			})
-		}
+		t.Run(what, func(t *testing.T) {
+			p := newPlace(t, "overlay")
+			tar := layer(t, files...)
+			img := makeImage(t, what, tar)
+			k := p.sink(t, repository)
+			must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
+			img.push(t, k)
+			if err := k.Tag(t.Context(), img.Descriptor, img.raw, "v1"); err != nil {
+				equal(t, "layers", len(p.layers(t)), 0)
+			}
+			r, err := p.source(t, repository).Fetch(t.Context(), image.Descriptor{Digest: img.plain[0], Size: -1})
+			if err == nil {
+				got, err := io.ReadAll(r)
+				must(t, errors.Join(err, r.Close()))
+				equal(t, "what is read", bytes.Equal(got, tar), true)
+			}
+			content, err := os.ReadFile(outside)
+			must(t, err)
+			equal(t, "what is outside", string(content), "secret")
+		})
 	}
 }
 
