@@ -276,16 +276,16 @@ func (m *images) content(ctx context.Context, id digest.Digest, open func(image.
 		m.release(f)
 		return nil, err
 	}
-	return &part{ReadCloser: r, release: sync.OnceFunc(func() { m.release(f) })}, nil
+	return &using{ReadCloser: r, release: sync.OnceFunc(func() { m.release(f) })}, nil
 }
 
-// part is content of a fetched image, which is in use until it is closed.
-type part struct {
+// using is content of a fetched image, which is in use until it is closed.
+type using struct {
 	io.ReadCloser
 	release func()
 }
 
-func (p *part) Close() error {
+func (p *using) Close() error {
 	defer p.release()
 	return p.ReadCloser.Close()
 }

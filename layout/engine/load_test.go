@@ -82,6 +82,38 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// TestModernArchive is what engines from Docker 25 on are given: an image layout as well, with everything as it was pushed. It gets its
+// name when it was loaded.
+func TestModernArchive(t *testing.T) {
+	k, a := &taker{}, answers{"GET /version": says(http.StatusOK, `{"ApiVersion":"1.45","MinAPIVersion":"1.24"}`)}
+	e := serve(t, Options{}, a)
+	_, sink := at(t, e, "docker.io", "library/hello")
+	p := push(t, sink, v1.ImageConfig{}, "+gzip", func([]byte) []byte { return append(bytes.Clone(zstdMagic), "as it is"...) }, nil)
+	id, named := p.Digest.String(), ""
+	a["POST /images/load"] = func(w http.ResponseWriter, r *http.Request) {
+		k.load(w, r)
+		a["GET /images/"+id+"/json"] = says(http.StatusOK, `{"Id":"`+id+`"}`)
+		a["POST /images/"+id+"/tag"] = func(w http.ResponseWriter, r *http.Request) {
+			named = r.URL.Query().Get("repo") + ":" + r.URL.Query().Get("tag")
+			w.WriteHeader(http.StatusCreated)
+		}
+	}
+	must(t, sink.Tag(t.Context(), p.Descriptor, p.raw, "v1"))
+	want(t, "name", named, "docker.io/library/hello:v1")
+	var m v1.Manifest
+	must(t, json.Unmarshal(p.raw, &m))
+	config, layer, manifest := blobName(m.Config.Digest), blobName(m.Layers[0].Digest), blobName(p.Digest)
+	want(t, "files", k.order, []string{"manifest.json", "oci-layout", "index.json", manifest, config, layer})
+	want(t, "manifest.json", string(k.files["manifest.json"]), `[{"Config":"`+config+`","RepoTags":null,"Layers":["`+layer+`"]}]`)
+	want(t, "manifest", string(k.files[manifest]), string(p.raw))
+	for _, d := range []image.Descriptor{m.Config, m.Layers[0]} {
+		want(t, "blob", describe(d.MediaType, k.files[blobName(d.Digest)]), d)
+	}
+	var index v1.Index
+	must(t, json.Unmarshal(k.files["index.json"], &index))
+	want(t, "index.json", index.Manifests, []image.Descriptor{p.Descriptor})
+}
+
 // TestBrokenZstd, or what is only called so.
 func TestBrokenZstd(t *testing.T) {
 	e := serve(t, Options{}, (&taker{}).answers(pushed{}))

@@ -25,6 +25,9 @@ const (
 	oldestMinor  = 24
 )
 
+// modernMinor is the version of engines that take image layouts, and layers that zstd compressed: Docker 25.
+const modernMinor = 44
+
 // request is one call of the API.
 type request struct {
 	method, path string // path is what follows the version
@@ -77,6 +80,13 @@ func (c *client) negotiated(ctx context.Context) (string, error) {
 		c.learned(version)
 	}
 	return version, err
+}
+
+// modern tells whether the engine takes image layouts.
+func (c *client) modern(ctx context.Context) (bool, error) {
+	version, err := c.negotiated(ctx)
+	n, _ := minor(version)
+	return n >= modernMinor, err
 }
 
 // choose takes a version that an engine speaks.

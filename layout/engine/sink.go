@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -32,32 +31,20 @@ func newSink(e *Engine, at image.Repository) *sink {
 // Expect implements image.Sink: one image for one platform, of layers that are tars, is what an engine can hold, and the engine
 // must be there. What an image takes that the engine has need not be pushed.
 func (s *sink) Expect(ctx context.Context, d image.Descriptor, raw []byte) error {
-	m, err := image.ParseManifest(d.MediaType, raw)
-	if err == nil {
-		err = acceptable(m)
-	}
+	i, err := newItem(d, raw)
 	var has bool
 	if err == nil {
-		has, err = s.has(ctx, m.Config.Digest)
+		has, err = s.engine.has(ctx, i)
 	}
 	if err != nil {
 		return s.failed("put", d.Digest.String(), err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, part := range m.Children() {
+	for _, part := range i.m.Children() {
 		s.wanted[part.Digest] = s.wanted[part.Digest] || !has
 	}
 	return nil
-}
-
-// has tells whether the engine has the image of that config.
-func (s *sink) has(ctx context.Context, config digest.Digest) (bool, error) {
-	found, err := s.engine.client.inspect(ctx, config.String())
-	if errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrUnavailable) {
-		return false, nil
-	}
-	return found.ID == config, err
 }
 
 // acceptable tells what keeps an engine from holding an image.
@@ -136,16 +123,16 @@ func (s *sink) pushManifest(ctx context.Context, d image.Descriptor, content ima
 	if err != nil {
 		return "", err
 	}
-	m, err := parse(d, raw)
+	i, err := newItem(d, raw)
 	if err != nil {
 		return "", err
 	}
-	has, err := s.has(ctx, m.Config.Digest)
+	has, err := s.engine.has(ctx, i)
 	if err != nil {
 		return "", err
 	}
 	if !has {
-		err = s.engine.load(ctx, m, "")
+		err = s.engine.load(ctx, i, "")
 	}
 	if err == nil && content.Sent != nil {
 		content.Sent(int64(len(raw)))
@@ -173,10 +160,10 @@ func readManifest(ctx context.Context, d image.Descriptor, content image.Content
 	return raw, err
 }
 
-// parse reads a manifest that is d, of an image that an engine can hold.
-func parse(d image.Descriptor, raw []byte) (*image.Manifest, error) {
+// newItem is the image whose manifest raw is, and which d describes, if an engine can hold it.
+func newItem(d image.Descriptor, raw []byte) (*item, error) {
 	v, err := image.Verify(io.NopCloser(bytes.NewReader(raw)), d)
-	if err == nil && !image.IsSchema1(d.MediaType) {
+	if err == nil && !image.IsSchema1(d.MediaType) { // whose digest is not that of all its bytes
 		_, err = io.Copy(io.Discard, v)
 	}
 	if err != nil {
@@ -186,7 +173,7 @@ func parse(d image.Descriptor, raw []byte) (*image.Manifest, error) {
 	if err == nil {
 		err = acceptable(m)
 	}
-	return m, err
+	return &item{image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(raw))}, raw, m}, err
 }
 
 // Tag implements image.Sink. In the repository of all images, the tag "" is for an image that gets no name.
@@ -208,13 +195,12 @@ func (s *sink) tag(ctx context.Context, d image.Descriptor, raw []byte, tag stri
 		}})
 		return err
 	}
-	m, err := parse(d, raw)
+	i, err := newItem(d, raw)
 	if err != nil {
 		return err
 	}
-	err = s.engine.client.tag(ctx, m.Config.Digest, s.at, tag)
-	if errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrUnavailable) {
-		err = s.engine.load(ctx, m, s.at.String()+":"+tag)
+	if err = s.engine.name(ctx, i, s.at, tag); missing(err) {
+		err = s.engine.put(ctx, i, s.at, tag)
 	}
 	return err
 }
