@@ -3,9 +3,11 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -77,6 +79,7 @@ func (k *sink) indexesOf(manifest digest.Digest) []expectedIndex {
 func (k *sink) settle(ctx context.Context, u *unpacking) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	reused := map[digest.Digest]bool{}
 	for {
 		if err := u.err; err != nil {
 			u.err = nil // the next one may have better luck
@@ -86,7 +89,18 @@ func (k *sink) settle(ctx context.Context, u *unpacking) error {
 			return nil
 		}
 		if k.advance(u); !u.running {
-			return k.missing(u)
+			d := u.needs()
+			k.mu.Unlock()
+			has, err := k.reuse(ctx, d)
+			k.mu.Lock()
+			if err != nil {
+				return err
+			}
+			if reused[d.Digest] || !has {
+				return k.missing(u)
+			}
+			reused[d.Digest] = true
+			continue
 		}
 		changed := k.changed
 		k.mu.Unlock()
@@ -96,6 +110,25 @@ func (k *sink) settle(ctx context.Context, u *unpacking) error {
 			return err
 		}
 	}
+}
+
+// reuse has a layer or a config come from the store, if it has it: what is seen there need not be pushed.
+func (k *sink) reuse(ctx context.Context, d image.Descriptor) (bool, error) {
+	has, err := k.has(ctx, d.Digest)
+	if has || err != nil {
+		if has {
+			k.arrive(d.Digest, &arrived{})
+		}
+		return has, err
+	}
+	b, err := (&source{k.store, k.at}).config(ctx, d)
+	if err != nil {
+		return false, nil // what can't be read is pushed
+	}
+	_, err = k.receive(ctx, d, image.Content{Open: func(_ context.Context, off int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b.bytes[min(off, int64(len(b.bytes))):])), nil
+	}})
+	return err == nil, err
 }
 
 func waitFor(ctx context.Context, changed <-chan struct{}) error {

@@ -69,7 +69,8 @@ func helpWrite(arg ...string) {
 	d, err := l.Resolve(ctx, "v1")
 	check(err)
 	fmt.Println("writing")
-	check(copy.Run(ctx, k, copy.From(l, image.Repository{}), d, copy.Options{Tags: []string{"v1"}}))
+	_, err = copy.Run(ctx, k, copy.From(l, image.Repository{}), d, copy.Options{Tags: []string{"v1"}})
+	check(err)
 	fmt.Println("done")
 }
 

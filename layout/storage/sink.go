@@ -185,13 +185,8 @@ func (k *sink) push(ctx context.Context, d image.Descriptor, content image.Conte
 	if image.IsManifest(d.MediaType) {
 		return k.pushManifest(ctx, d, content)
 	}
-	has, err := k.has(ctx, d.Digest)
-	if err != nil {
-		return "", err
-	}
-	if has {
-		k.arrive(d.Digest, &arrived{})
-		return image.Skipped, nil
+	if has, err := k.reuse(ctx, d); has || err != nil {
+		return image.Skipped, err
 	}
 	return k.receive(ctx, d, content)
 }
