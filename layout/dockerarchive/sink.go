@@ -153,31 +153,39 @@ type follower struct {
 
 // items keeps what docker's older form, or somebody else, wrote to manifest.json alone, in its place.
 func (f *follower) items(old []*item, before, after []image.Descriptor) []*item {
-	ours := map[fullName]bool{} // names that index.json decides about
-	was := map[string]bool{}    // configs of images that it did have
-	for _, d := range slices.Concat(before, after) {
-		if n, ok := parseName(d.Annotations[oci.AnnotationFullName]); ok {
-			ours[n] = true
-		}
-	}
-	for _, d := range before {
-		if it := f.loadable(d); it != nil {
-			was[it.Config] = true
-		}
-	}
-	now := f.listed(after)
-	var all []*item
+	ours := names(before, after)
+	was, now := f.listed(before), f.listed(after)
+	var kept []*item
 	for _, it := range old {
 		it.forget(ours)
-		same := slices.IndexFunc(now, func(n *item) bool { return n.Config == path.Clean(it.Config) })
-		switch {
-		case same >= 0:
-			now[same].RepoTags = append(now[same].RepoTags, it.RepoTags...)
-		case len(it.RepoTags) > 0 || !was[path.Clean(it.Config)]:
-			all = append(all, it)
+		if same := it.among(now); same != nil {
+			same.RepoTags = append(same.RepoTags, it.RepoTags...)
+		} else if len(it.RepoTags) > 0 || it.among(was) == nil {
+			kept = append(kept, it)
 		}
 	}
-	return append(all, now...)
+	return append(kept, now...)
+}
+
+// names are those that an index.json gives, before or after it has changed: it decides about them.
+func names(before, after []image.Descriptor) map[fullName]bool {
+	all := map[fullName]bool{}
+	for _, d := range slices.Concat(before, after) {
+		if n, ok := parseName(d.Annotations[oci.AnnotationFullName]); ok {
+			all[n] = true
+		}
+	}
+	return all
+}
+
+// among is the item that is the same image, or nil.
+func (it *item) among(items []*item) *item {
+	config := path.Clean(it.Config)
+	i := slices.IndexFunc(items, func(other *item) bool { return other.Config == config })
+	if i < 0 {
+		return nil
+	}
+	return items[i]
 }
 
 // listed are the images of an index.json that docker can load, each once, with all its names.

@@ -32,7 +32,7 @@ type Archive struct {
 	now    *snapshot // the archive as it was when last looked at
 	draft  *draft    // what was written since the last Edit, nil for nothing
 	turn   int       // how often now has changed
-	closed bool
+	closed bool      // nothing can be had of it any more
 }
 
 // writers is more than there are writes at the same time.

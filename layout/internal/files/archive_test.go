@@ -468,3 +468,13 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// TestManyNames: what is kept of an archive's headers is bounded.
+func TestManyNames(t *testing.T) {
+	l := &listing{members: map[string]member{}}
+	var err error
+	for i := 0; err == nil && i <= maxNames>>20; i++ {
+		err = l.add(fmt.Sprint(strings.Repeat("x", 1<<20), i), member{})
+	}
+	wantErr(t, "too long names", err, image.ErrInvalid)
+}

@@ -39,10 +39,7 @@ func (a *Archive) commit(ctx context.Context, c Change) error {
 	if err := a.refresh(ctx); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	err := a.startDraft()
-	d, now := a.draft, a.now
-	a.mu.Unlock()
+	d, now, err := a.state()
 	if err != nil {
 		return err
 	}
@@ -50,19 +47,28 @@ func (a *Archive) commit(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
+	unused := d
 	if err = m.merge(d, now, c); err == nil {
 		err = a.publish(m, now)
 	}
-	if err != nil && m.file != d.file {
-		m.discard()
+	if err != nil {
+		unused = &m.draft
+	}
+	if m.file != d.file {
+		unused.discard()
 	}
 	if err != nil {
 		return err
 	}
-	if m.file != d.file {
-		d.discard()
-	}
 	return a.published(m)
+}
+
+// state is the draft, which is made if there is none, and the archive that is to be replaced.
+func (a *Archive) state() (*draft, *snapshot, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.startDraft()
+	return a.draft, a.now, err
 }
 
 // merger makes an archive of a draft and of the archive that was there.
