@@ -12,7 +12,9 @@ import (
 
 // FuzzVersion: what is let through is what somebody writes, and known.
 func FuzzVersion(f *testing.F) {
-	for _, text := range []string{version1_1.String(), version1_2.String(), "", "1.1", "Directory Transport Version: 01.1\n", "Directory Transport Version: 1.1"} {
+	for _, text := range []string{
+		version1_1.String(), version1_2.String(), "", "1.1", "Directory Transport Version: 01.1\n", "Directory Transport Version: 1.1",
+	} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -33,7 +35,9 @@ func FuzzNames(f *testing.F) {
 		f.Add(instanceFile(dgst))
 		f.Add(signatureFile(blobFile(dgst)+".", 12))
 	}
-	for _, name := range []string{"version", manifestFile, "signature-1", "sha512-", strings.Repeat("a", 63), "../" + strings.Repeat("a", 64)} {
+	for _, name := range []string{
+		"version", manifestFile, "signature-1", "sha512-", strings.Repeat("a", 63), "../" + strings.Repeat("a", 64),
+	} {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {

@@ -58,7 +58,7 @@ func (x *Dir) had(ctx context.Context) map[digest.Digest]bool {
 		return all
 	}
 	// What is not found to be the old image's, for whatever reason, goes when it is old.
-	_ = image.Walk(ctx, x, root, func(d image.Descriptor, _ *image.Manifest, _ error) error {
+	_ = image.Walk(ctx, unwrapped{x}, root, func(d image.Descriptor, _ *image.Manifest, _ error) error {
 		all[d.Digest] = true
 		return nil
 	})
@@ -69,7 +69,7 @@ func (x *Dir) had(ctx context.Context) map[digest.Digest]bool {
 // copied without all that it lists.
 func (x *Dir) needed(ctx context.Context, root image.Descriptor) (map[digest.Digest]bool, error) {
 	all := map[digest.Digest]bool{}
-	err := image.Walk(ctx, x, root, func(d image.Descriptor, _ *image.Manifest, err error) error {
+	err := image.Walk(ctx, unwrapped{x}, root, func(d image.Descriptor, _ *image.Manifest, err error) error {
 		all[d.Digest] = true
 		if image.IsManifest(d.MediaType) {
 			if errors.Is(err, image.ErrNotFound) {
@@ -79,12 +79,20 @@ func (x *Dir) needed(ctx context.Context, root image.Descriptor) (map[digest.Dig
 		}
 		has, err := x.folder.Has(blobFile(d.Digest))
 		if err == nil && !has && len(d.URLs) == 0 {
-			err = fmt.Errorf("%s is not there, which the image needs; if it was, another writer removed it: copy again: %w", d.Digest, image.ErrRefused)
+			err = fmt.Errorf("%s is not there, which the image needs; if it was, another writer removed it: copy again: %w",
+				d.Digest, image.ErrRefused)
 		}
 		return err
 	})
 	delete(all, root.Digest)
 	return all, err
+}
+
+// unwrapped is a Dir whose errors are yet to be wrapped.
+type unwrapped struct{ *Dir }
+
+func (x unwrapped) Manifest(ctx context.Context, ref string) (image.Descriptor, []byte, error) {
+	return x.manifest(ctx, ref)
 }
 
 // versionOf is the version that a folder with an image is of.

@@ -39,8 +39,8 @@ var _ image.Place = (*Repo)(nil)
 // program is what all is done by.
 const program = "ostree"
 
-// Open opens an OSTree repository. ErrNotFound where there is none, ErrInvalid where it is another folder, ErrUnsupported without the ostree
-// program.
+// Open opens an OSTree repository. ErrNotFound where there is none, ErrInvalid where it is another folder, ErrUnsupported without the
+// ostree program.
 func Open(path string, o Options) (*Repo, error) {
 	r, err := open(path, o)
 	if err != nil {

@@ -212,7 +212,9 @@ func TestOpenRefuses(t *testing.T) {
 	need(t)
 	other := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(other, "readme"), []byte("hello"), 0o644))
-	for path, kind := range map[string]error{filepath.Join(other, "missing"): image.ErrNotFound, other: image.ErrInvalid, t.TempDir(): image.ErrInvalid} {
+	for path, kind := range map[string]error{
+		filepath.Join(other, "missing"): image.ErrNotFound, other: image.ErrInvalid, t.TempDir(): image.ErrInvalid,
+	} {
 		_, err := Open(path, Options{})
 		if wantErr(t, path, err, kind); err != nil && !strings.Contains(err.Error(), path) {
 			t.Errorf("%v does not say where", err)
@@ -306,7 +308,8 @@ func (endless) Read([]byte) (int, error) {
 // FuzzBranches: what is found to be an image can be named, and what is not is no image.
 func FuzzBranches(f *testing.F) {
 	for _, text := range []string{
-		"ociimage/quay.io_2Fpodman_2Fstable_3Av1\nociimage/alpine_3Alatest\nociimage/" + strings.Repeat("a", 64) + "\n", "ociimage/_", "ociimage/_3a", "_3A", "ociimage/a_40sha256_3Aa",
+		"ociimage/quay.io_2Fpodman_2Fstable_3Av1\nociimage/alpine_3Alatest\nociimage/" + strings.Repeat("a", 64) + "\n",
+		"ociimage/_", "ociimage/_3a", "_3A", "ociimage/a_40sha256_3Aa",
 	} {
 		f.Add(text)
 	}

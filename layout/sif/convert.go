@@ -23,7 +23,8 @@ const program = "sqfs2tar"
 func (s *sif) convert(ctx context.Context, script []byte) (*os.File, error) {
 	converter, err := exec.LookPath(program)
 	if err != nil {
-		return nil, fmt.Errorf("its squashfs can't be read without %s, of the package squashfs-tools-ng: %w: %w", program, err, image.ErrUnsupported)
+		return nil, fmt.Errorf("its squashfs can't be read without %s, of the package squashfs-tools-ng: %w: %w",
+			program, err, image.ErrUnsupported)
 	}
 	squash, err := s.copy(ctx)
 	if err != nil {
@@ -68,12 +69,15 @@ func (s *sif) copy(ctx context.Context) (*os.File, error) {
 	return out, nil
 }
 
+// bounded runs a program with no more than 4 GiB of memory, since it keeps all names of a squashfs in it, which may be very many.
+const bounded = `ulimit -v 4194304 2>/dev/null; exec "$@"`
+
 // run runs the program on a squashfs. What it says of a damaged one is in the error.
 func run(ctx context.Context, converter string, squash *os.File, out *limited) error {
 	const patience = 5 * time.Second // for what it left behind to let go of its output
 	var said tail
 	// The root is kept as "./", or its owner, mode and attributes would be lost.
-	cmd := exec.CommandContext(ctx, converter, "--root-becomes", ".", "/dev/fd/3")
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", bounded, "sh", converter, "--root-becomes", ".", "/dev/fd/3")
 	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = []*os.File{squash}, out, &said, patience
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	err := cmd.Run()

@@ -143,7 +143,8 @@ func (all objects) each(fn func(object)) error {
 		}
 		o := object{kind: small(b[:]), off: number(b[17:]), size: number(b[25:]), fs: small(b[201:]), number: small(b[205:])}
 		if o.off < 0 || o.size < 0 || o.off > all.size-o.size {
-			return fmt.Errorf("an object of %d bytes at %d can't be in a file of %d: it is cut short, or damaged: %w", o.size, o.off, all.size, image.ErrInvalid)
+			return fmt.Errorf("an object of %d bytes at %d can't be in a file of %d: it is cut short, or damaged: %w",
+				o.size, o.off, all.size, image.ErrInvalid)
 		}
 		fn(o)
 	}

@@ -31,9 +31,9 @@ type Options struct {
 // DefaultMaxSize is the largest layer that is made unless said otherwise, in bytes: a small file can pretend to hold any amount.
 const DefaultMaxSize = 64 << 30
 
-// Open opens the file. ErrNotFound where there is none, ErrInvalid where it is no SIF or damaged, ErrUnsupported where it holds no file system
-// that can be read here. The layer is made when the image is first asked for, which is ErrUnsupported without sqfs2tar, and ErrTooLarge
-// beyond Options.MaxSize.
+// Open opens the file. ErrNotFound where there is none, ErrInvalid where it is no SIF or damaged, ErrUnsupported where it holds no
+// file system that can be read here. The layer is made when the image is first asked for, which is ErrUnsupported without sqfs2tar,
+// and ErrTooLarge beyond Options.MaxSize.
 func Open(path string, o Options) (image.Source, error) {
 	if o.MaxSize <= 0 {
 		o.MaxSize = DefaultMaxSize

@@ -37,8 +37,8 @@ func openZstd(r io.Reader) (io.ReadCloser, error) {
 	return dec.IOReadCloser(), nil
 }
 
-// readArchive reads an archive once, to its end, and tells what it is as a layer: as it comes, and the digest of the tar in it. What is no whole
-// tar is ErrInvalid, what is compressed as no layer can be ErrUnsupported.
+// readArchive reads an archive once, to its end, and tells what it is as a layer: as it comes, and the digest of the tar in it. What
+// is no whole tar is ErrInvalid, what is compressed as no layer can be ErrUnsupported.
 func readArchive(r io.Reader) (image.Descriptor, digest.Digest, error) {
 	blob, plain := digest.Canonical.Digester(), digest.Canonical.Digester()
 	counted := &counter{r: io.TeeReader(r, blob.Hash())}
@@ -68,7 +68,8 @@ func decompress(r *bufio.Reader) (mediaType string, content io.ReadCloser, err e
 			continue
 		}
 		if c.open == nil {
-			return "", nil, fmt.Errorf("it is compressed with %s, as no layer can be: decompress it first (%s -d): %w", c.name, c.name, image.ErrUnsupported)
+			return "", nil, fmt.Errorf("it is compressed with %s, as no layer can be: decompress it first (%s -d): %w",
+				c.name, c.name, image.ErrUnsupported)
 		}
 		content, err := c.open(r)
 		if err != nil {

@@ -28,9 +28,9 @@ type Options struct {
 	TempDir string
 }
 
-// Open opens the archives, which have ":" between them, base first. "-" is what comes by the standard input. It reads nothing yet but makes sure
-// that they are there: ErrNotFound where one is not, ErrInvalid where it is no file. The archives are read once, when the image is
-// first asked for; what is no tar, or cut short, is ErrInvalid then.
+// Open opens the archives, which have ":" between them, base first. "-" is what comes by the standard input. It reads nothing yet but
+// makes sure that they are there: ErrNotFound where one is not, ErrInvalid where it is no file. The archives are read once, when the
+// image is first asked for; what is no tar, or cut short, is ErrInvalid then, and what is compressed as no layer can be ErrUnsupported.
 func Open(paths string, o Options) (image.Source, error) {
 	if o.Stdin == nil {
 		o.Stdin = os.Stdin
