@@ -147,8 +147,16 @@ func (b *bench) writeLayout(dir string) {
 	manifest := b.writeJSON(blobs, "application/vnd.oci.image.manifest.v1+json", map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": []any{layer},
 	})
+	b.writeIndex(dir, []any{manifest})
+}
+
+// writeIndex makes a layout of what is in its blobs.
+func (b *bench) writeIndex(dir string, manifests []any) {
 	b.write(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`))
-	index, _ := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": []any{manifest}})
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": manifests})
+	if err != nil {
+		b.t.Fatalf("%v", err)
+	}
 	b.write(filepath.Join(dir, "index.json"), index)
 }
 

@@ -69,7 +69,9 @@ func NewContent() Content {
 
 // Images makes the content of a place that holds images only: Image, of layers that are gzipped tars, under tag ("" for no tag) and,
 // if lists, an Index of two such images under the tag "multi".
-func Images(tag string, lists bool) Content { return images(tag, lists, largeBlob, v1.MediaTypeImageLayerGzip, zipped) }
+func Images(tag string, lists bool) Content {
+	return images(tag, lists, largeBlob, v1.MediaTypeImageLayerGzip, zipped)
+}
 
 // PlainImages is Images, without an Index, for a place that keeps layers as plain tars only, which takes its time to make them.
 func PlainImages(tag string) Content {
@@ -78,7 +80,9 @@ func PlainImages(tag string) Content {
 
 func images(tag string, lists bool, large int, layers string, pack func([]byte) []byte) Content {
 	c := Content{Tags: map[string]image.Descriptor{}}
-	realImage := func(architecture string, files ...int) image.Descriptor { return c.realImage(layers, pack, architecture, files...) }
+	realImage := func(architecture string, files ...int) image.Descriptor {
+		return c.realImage(layers, pack, architecture, files...)
+	}
 	if lists {
 		amd64, arm64 := realImage("amd64", 1000, 5000), realImage("arm64", 1, 2000)
 		amd64.Platform = &image.Platform{OS: "linux", Architecture: "amd64"}
