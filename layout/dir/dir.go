@@ -17,6 +17,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Dir is the folder. It is safe for concurrent use.
@@ -43,7 +44,7 @@ func Open(path string) (*Dir, error) {
 // Create opens a folder, and makes it where there is an empty one, or none. One with anything in it but an image is refused.
 func Create(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return nil, disk.Failed("create image folder", "", path, err)
+		return nil, files.Failed("create image folder", "", path, err)
 	}
 	folder, err := disk.OpenFolder(path)
 	x := &Dir{folder}
@@ -59,14 +60,14 @@ func (x *Dir) opened(err error) (*Dir, error) {
 		return x, nil
 	}
 	x.folder.Close()
-	return nil, disk.Failed("open image folder", "", x.folder.Path, err)
+	return nil, files.Failed("open image folder", "", x.folder.Path, err)
 }
 
 // Close closes the folder. What is being read stays readable.
 func (x *Dir) Close() error { return x.folder.Close() }
 
 func (x *Dir) failed(op, object string, err error) error {
-	return disk.Failed(op, object, "image folder "+x.folder.Path, err)
+	return files.Failed(op, object, "image folder "+x.folder.Path, err)
 }
 
 // check tells what keeps the folder from being one of an image. The first ones that skopeo wrote had no version.
@@ -90,7 +91,7 @@ func (x *Dir) fill() error {
 	}
 	err = x.folder.Each(func(e fs.DirEntry) error {
 		return fmt.Errorf("it is not empty, and no image's: it has %s and no %q, so nothing is overwritten: %w",
-			disk.Clean(e.Name()), versionFile, image.ErrInvalid)
+			files.Clean(e.Name()), versionFile, image.ErrInvalid)
 	})
 	if err != nil {
 		return err
@@ -133,7 +134,7 @@ func parseVersion(text string) (version, error) {
 	var v version
 	_, err := fmt.Sscanf(text, "Directory Transport Version: %d.%d\n", &v.major, &v.minor)
 	if err != nil || text != v.String() || v.major < 1 || v.minor < 0 {
-		return version{}, fmt.Errorf("%s is %s, and not %q: %w", versionFile, disk.Clean(text), version1_1, image.ErrInvalid)
+		return version{}, fmt.Errorf("%s is %s, and not %q: %w", versionFile, files.Clean(text), version1_1, image.ErrInvalid)
 	}
 	if v.major > version1_2.major || v.minor > version1_2.minor {
 		return version{}, fmt.Errorf("it is of version %d.%d, and only those up to 1.2 are known: %w", v.major, v.minor, image.ErrUnsupported)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Expect implements image.Sink: the folder holds any image.
@@ -176,7 +177,7 @@ func (x *Dir) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag strin
 
 func (x *Dir) tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
 	if tag != "" {
-		return fmt.Errorf("a dir: has one image, and no tags: leave %s away: %w", disk.Clean(tag), image.ErrUnsupported)
+		return fmt.Errorf("a dir: has one image, and no tags: leave %s away: %w", files.Clean(tag), image.ErrUnsupported)
 	}
 	if err := d.Digest.Validate(); err != nil {
 		return fmt.Errorf("%v: %w", err, image.ErrInvalid)

@@ -17,7 +17,7 @@ import (
 	"slices"
 
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Options say where what is written is kept on its way.
@@ -44,7 +44,7 @@ const program = "ostree"
 func Open(path string, o Options) (*Repo, error) {
 	r, err := open(path, o)
 	if err != nil {
-		return nil, disk.Failed("open OSTree repository", "", path, err)
+		return nil, files.Failed("open OSTree repository", "", path, err)
 	}
 	return r, nil
 }
@@ -53,7 +53,7 @@ func Open(path string, o Options) (*Repo, error) {
 // none. Any other folder is refused.
 func Create(path string, o Options) (*Repo, error) {
 	if err := initialize(path); err != nil {
-		return nil, disk.Failed("create OSTree repository", "", path, err)
+		return nil, files.Failed("create OSTree repository", "", path, err)
 	}
 	return Open(path, o)
 }
@@ -109,7 +109,7 @@ func initialize(path string) error {
 func (r *Repo) Close() error { return nil }
 
 func (r *Repo) failed(op, object string, err error) error {
-	return disk.Failed(op, object, "OSTree repository "+r.path, err)
+	return files.Failed(op, object, "OSTree repository "+r.path, err)
 }
 
 // Hosts implements image.Place.

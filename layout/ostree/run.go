@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // maxOutput is how much the program may print that is kept, in bytes: some million branches.
@@ -62,7 +62,7 @@ func verdict(ctx context.Context, err error, said string) error {
 		return err
 	}
 	said = strings.TrimSpace(strings.TrimPrefix(said, "error: "))
-	return fmt.Errorf("%s: %s: %w", program, disk.Clean(said), errors.Join(err, kind(said)))
+	return fmt.Errorf("%s: %s: %w", program, files.Clean(said), errors.Join(err, kind(said)))
 }
 
 // kind is that of an error the program told, nil where it says nothing that is known.

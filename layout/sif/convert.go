@@ -14,6 +14,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // program turns a squashfs into a tar.
@@ -87,7 +88,7 @@ func run(ctx context.Context, converter string, squash *os.File, out *limited) e
 	case out.err != nil:
 		return out.err
 	case errors.As(err, new(*exec.ExitError)):
-		return fmt.Errorf("its squashfs can't be read: %s: %s: %w: %w", program, disk.Clean(said.String()), err, image.ErrInvalid)
+		return fmt.Errorf("its squashfs can't be read: %s: %s: %w: %w", program, files.Clean(said.String()), err, image.ErrInvalid)
 	}
 	return err
 }

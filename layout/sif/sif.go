@@ -16,6 +16,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 	"github.com/regfs/regfs/layout/internal/single"
 )
 
@@ -40,12 +41,12 @@ func Open(path string, o Options) (image.Source, error) {
 	}
 	file, size, err := disk.Open(path)
 	if err != nil {
-		return nil, disk.Failed("open SIF", "", path, err)
+		return nil, files.Failed("open SIF", "", path, err)
 	}
 	s := &sif{options: o, file: file}
 	if s.contents, err = parse(file, size); err != nil {
 		file.Close()
-		return nil, disk.Failed("open SIF", "", path, err)
+		return nil, files.Failed("open SIF", "", path, err)
 	}
 	return single.New("SIF "+path, s.image, s.close), nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // failed wraps an error with the operation, its object, and the store, once. No error stays none.
@@ -19,20 +20,7 @@ func (s *Store) failed(op, object string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s %s in containers-storage:[%s]: %w", op, clean(object), s.lib.GraphRoot(), translate(err))
-}
-
-// clean is a name that somebody made up, as an error can hold it.
-func clean(name string) string {
-	const most = 200
-	if len(name) > most {
-		name = name[:most] + "…"
-	}
-	quoted := fmt.Sprintf("%q", name)
-	if quoted == `"`+name+`"` {
-		return name
-	}
-	return quoted
+	return fmt.Errorf("%s %s in containers-storage:[%s]: %w", op, files.Clean(object), s.lib.GraphRoot(), translate(err))
 }
 
 // kinds are what errors of the library and of the system mean.

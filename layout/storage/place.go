@@ -14,6 +14,7 @@ import (
 	"go.podman.io/storage"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // name is one of an image's names. It has a tag or a digest.
@@ -99,7 +100,7 @@ type host struct {
 
 // Repositories implements image.Host.
 func (h *host) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
-	return h.store.list(ctx, "list the repositories of "+clean(h.name), func(n name) (string, bool) {
+	return h.store.list(ctx, "list the repositories of "+files.Clean(h.name), func(n name) (string, bool) {
 		return n.Name, n.Host == h.name && n.Name > after
 	})
 }

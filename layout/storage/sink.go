@@ -16,6 +16,7 @@ import (
 	"go.podman.io/storage"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 	"github.com/regfs/regfs/layout/plain"
 )
 
@@ -137,7 +138,7 @@ func holdable(m *image.Manifest) error {
 		return fmt.Errorf("a Docker schema 1 image can't be stored as it is: %w", image.ErrUnsupported)
 	case !slices.Contains(configTypes, m.Config.MediaType):
 		return fmt.Errorf("a container storage holds images only, and this is an artifact with a config of type %s: %w",
-			clean(m.Config.MediaType), image.ErrUnsupported)
+			files.Clean(m.Config.MediaType), image.ErrUnsupported)
 	case m.Config.Size > maxConfig:
 		return fmt.Errorf("a config of %d bytes, more than %d: %w", m.Config.Size, maxConfig, image.ErrTooLarge)
 	}
@@ -148,7 +149,7 @@ func holdable(m *image.Manifest) error {
 	}
 	for _, layer := range m.Layers {
 		if !plain.IsLayer(layer.MediaType) {
-			return fmt.Errorf("a container storage unpacks layers, and %s is none that it could unpack: %w", clean(layer.MediaType), image.ErrUnsupported)
+			return fmt.Errorf("a container storage unpacks layers, and %s is none that it could unpack: %w", files.Clean(layer.MediaType), image.ErrUnsupported)
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"go.podman.io/storage"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // unpacking is an image on its way into the store. What can change does so under the sink's lock.
@@ -176,7 +177,7 @@ func (u *unpacking) readConfig(ctx context.Context, sp *spool) error {
 	}
 	for _, id := range ids {
 		if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
-			return fmt.Errorf("config %s has the diff ID %s: %w", u.m.Config.Digest, clean(id.String()), image.ErrInvalid)
+			return fmt.Errorf("config %s has the diff ID %s: %w", u.m.Config.Digest, files.Clean(id.String()), image.ErrInvalid)
 		}
 	}
 	var created time.Time

@@ -17,6 +17,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 	"github.com/regfs/regfs/layout/internal/single"
 )
 
@@ -42,7 +43,7 @@ func Open(paths string, o Options) (image.Source, error) {
 		}
 		file, _, err := disk.Open(path)
 		if err != nil {
-			return nil, disk.Failed("open tarball", "", paths, err)
+			return nil, files.Failed("open tarball", "", paths, err)
 		}
 		file.Close()
 	}

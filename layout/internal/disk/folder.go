@@ -1,3 +1,4 @@
+// Package disk is what the places in folders have in common: how they open, read, write and lock files.
 package disk
 
 import (

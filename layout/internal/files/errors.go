@@ -10,6 +10,15 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
+// Failed wraps an error with the operation, its object and the place, which is to be done once, at the edge of a package. It
+// adds what an error of a file means.
+func Failed(op, object, place string, err error) error {
+	if object == "" {
+		return fmt.Errorf("%s %s: %w", op, place, Translate(err))
+	}
+	return fmt.Errorf("%s %s in %s: %w", op, Clean(object), place, Translate(err))
+}
+
 // Clean is a name that somebody made up, as an error can hold it.
 func Clean(name string) string {
 	const most = 100

@@ -16,6 +16,7 @@ import (
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Layer is a layer, and how its content is opened, whoever verifies it.
@@ -83,7 +84,7 @@ func New(place string, build func(context.Context) (*Image, error), free func() 
 }
 
 func (s *Source) failed(op, object string, err error) error {
-	return disk.Failed(op, object, s.place, err)
+	return files.Failed(op, object, s.place, err)
 }
 
 // made is the image. One makes it, with its own context; if that ends, the next one who waits does.
