@@ -60,6 +60,7 @@ func shownPlaces(t *testing.T) map[string]shownPlace {
 			skopeo: func(_, tag string) string { return "docker-daemon:example.com/app:" + tag }, flags: []string{"--daemon-host", engine},
 			folder: namedFolder, written: three, converts: true,
 		},
+		"tarball": {source: func(path string) string { return "tarball:" + path + "/0:" + path + "/1" }, folder: latestFolder, made: layerFiles},
 		"ostree": {
 			source: prefixed("ostree"), folder: namedFolder, written: three,
 			made: func(t *testing.T, layout, path string) {
@@ -67,6 +68,13 @@ func shownPlaces(t *testing.T) map[string]shownPlace {
 			},
 		},
 	}
+}
+
+// layerFiles puts the layers of the image v1 of a layout into a folder, under their numbers.
+func layerFiles(t *testing.T, layout, path string) {
+	t.Helper()
+	shell(t, "sh", "-c", `mkdir -p "$2"; n=0; for d in $(skopeo inspect --raw "oci:$1:v1" | jq -r .layers[].digest); do
+		cp "$1/blobs/sha256/${d#*:}" "$2/$n"; n=$((n+1)); done`, "sh", layout, path)
 }
 
 // daemonFlags are skopeo's for one end of a copy.
@@ -179,4 +187,24 @@ func TestPlacesAreWritten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDockerLoads: the engine takes the docker archive that stands in an image's folder, and gives the image its name.
+func TestDockerLoads(t *testing.T) {
+	needFUSE(t)
+	engine := registries.DockerEngine(t)
+	content := conformance.Images("v1", false)
+	layout := layoutOf(t, content)
+	r := registries.Memory(t)
+	copyTo(t, 0, "oci:"+layout+":v1", "docker://"+r.Host+"/team/app:v1")
+	s := newSandbox(t)
+	s.must("mount", "--insecure", r.Host, s.mnt)
+	out := engine.Docker(t, "load", "--input", filepath.Join(s.mnt, r.Host, "team/app/tags/v1/archive.docker.tar"))
+	if want := "Loaded image: " + r.Host + "/team/app:v1"; !strings.Contains(out, want) {
+		t.Errorf("docker load says %q, want %q", out, want)
+	}
+	if id := strings.TrimSpace(engine.Docker(t, "images", "--quiet", "--no-trunc")); id != configOf(t, layout, "v1").String() {
+		t.Errorf("the engine has %s, want %s", id, configOf(t, layout, "v1"))
+	}
+	s.must("umount", s.mnt)
 }
