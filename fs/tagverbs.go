@@ -62,6 +62,7 @@ func (t *tags) copy(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
+	defer sink.Close()
 	// Nobody could tell what an interrupted one did.
 	if err := sink.Tag(context.WithoutCancel(ctx), d, raw, to); err != nil {
 		return err
@@ -106,6 +107,7 @@ func (t *tags) delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	defer sink.Close()
 	if err := sink.Delete(context.WithoutCancel(ctx), name); err != nil {
 		return err
 	}
@@ -154,6 +156,7 @@ func (t *tags) canDelete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer sink.Close()
 	err = sink.Delete(ctx, "regfs-asks-"+strings.ToLower(rand.Text()))
 	if errors.Is(err, image.ErrNotFound) {
 		return nil

@@ -22,7 +22,7 @@ import (
 // config is what a mount was asked for.
 type config struct {
 	mountpoint string
-	sources    *sources
+	sources    sources
 	daemonHost string
 	foreground bool
 

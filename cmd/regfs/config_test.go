@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
 	"github.com/regfs/regfs/image"
@@ -41,7 +42,7 @@ func TestFlags(t *testing.T) {
 		cacheSize: 10 << 30, tagTTL: time.Minute, timeout: time.Minute,
 		platform: image.Platform{OS: "linux", Architecture: runtime.GOARCH},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" || err != nil {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, sources{}), cmpopts.IgnoreUnexported(image.Ref{})); diff != "" || err != nil {
 		t.Errorf("without flags: %v %s", err, diff)
 	}
 	got, err = parse("-o", "ro,allow_other,noatime", "-o", "max_read=65536", "--platform=linux/arm/v7", "--insecure=a:1",
@@ -52,7 +53,7 @@ func TestFlags(t *testing.T) {
 		cacheDir: "c", cacheSize: 1 << 20, timeout: 5 * time.Second, platform: image.Platform{OS: "linux", Architecture: "arm", Variant: "v7"},
 		offline: true, insecure: []string{"a:1", "b.example"}, logFile: "l", logLevel: slog.LevelDebug,
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" || err != nil {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{}, sources{}), cmpopts.IgnoreUnexported(image.Ref{})); diff != "" || err != nil {
 		t.Errorf("with all flags: %v %s", err, diff)
 	}
 }

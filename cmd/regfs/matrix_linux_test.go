@@ -37,7 +37,16 @@ func inFolder(format string) func(t *testing.T, image string) string {
 	}
 }
 
+// needRoot skips a test of what only root can do, where another one runs it: TestAsUser runs all once more.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can unpack layers and run an engine")
+	}
+}
+
 func matrixPlaces(t *testing.T) map[string]*matrixPlace {
+	needRoot(t)
 	r := registries.Docker(t, registries.Config{})
 	engine := registries.DockerEngine(t)
 	daemon := engine.Host

@@ -108,7 +108,7 @@ func newService(c *config, log *slog.Logger) (*service, error) {
 	counts := newMetrics(store)
 	s := &service{store: store, client: c.newClient(counts.count)}
 	at := &places{registry: store.Through(s.client.Host), timeout: c.timeout, daemon: c.daemonHost}
-	shown, err := at.show(context.Background(), c.sources, c.readOnly)
+	shown, err := at.show(context.Background(), &c.sources, c.readOnly)
 	if err != nil {
 		_ = s.client.Close()
 		_ = s.store.Close()

@@ -19,7 +19,7 @@ func (p *places) show(ctx context.Context, s *sources, readOnly bool) (all fs.Pl
 			return all, errors.Join(err, all.Close())
 		}
 	}
-	if s.top.Transport == image.Registry {
+	if s.registries() {
 		return all, nil
 	}
 	top, err := p.showOne(ctx, s.top, readOnly)

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,7 @@ func prefixed(transport string) func(path string) string {
 }
 
 func shownPlaces(t *testing.T) map[string]shownPlace {
+	needRoot(t)
 	engine := registries.DockerEngine(t).Host
 	three := []string{"w1", "w2", "w3"}
 	return map[string]shownPlace{
@@ -165,6 +167,7 @@ func TestPlacesAreWritten(t *testing.T) {
 		}
 		t.Run(kind, func(t *testing.T) {
 			s := p.mount(t, layout)
+			p.writeIndex(t, s)
 			for i, write := range []func(to string){
 				func(to string) { shell(t, "cp", "-r", layout, to) },
 				func(to string) { shell(t, "rsync", "-a", layout+"/", to+"/") },
@@ -189,9 +192,25 @@ func TestPlacesAreWritten(t *testing.T) {
 	}
 }
 
+// writeIndex writes a multi-platform image. Where that can't be, the image for this machine comes of it.
+func (p *shownPlace) writeIndex(t *testing.T, s *shownSandbox) {
+	t.Helper()
+	if !p.converts {
+		return
+	}
+	content := conformance.Images("single", true)
+	to := filepath.Join(s.mnt, "@place", p.folder("multi"))
+	shell(t, "mkdir", "-p", to)
+	shell(t, "cp", "-r", layoutOf(t, content), to+"/oci-layout")
+	if got, want := shell(t, "ls", to+"/rootfs"), "amd64-0\namd64-1\n"; got != want && runtime.GOARCH == "amd64" {
+		t.Errorf("of a multi-platform image came %q, want %q", got, want)
+	}
+}
+
 // TestDockerLoads: the engine takes the docker archive that stands in an image's folder, and gives the image its name.
 func TestDockerLoads(t *testing.T) {
 	needFUSE(t)
+	needRoot(t)
 	engine := registries.DockerEngine(t)
 	content := conformance.Images("v1", false)
 	layout := layoutOf(t, content)

@@ -12,9 +12,10 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// sources are what a mount shows: top at its top, and the others in folders of their names with "@" before them.
+// sources are what a mount shows: top at its top, and the others in folders of their names with "@" before them. The zero value is
+// all registries.
 type sources struct {
-	top   image.Ref
+	top   image.Ref // none stands for docker://
 	named map[string]image.Ref
 }
 
@@ -34,15 +35,12 @@ func sourcesAndMountpoint(cmd *cobra.Command, args []string) error {
 }
 
 // parseSources reads [NAME=]SOURCE…. Without one that has no name, the registries are at the top.
-func parseSources(args []string) (*sources, error) {
-	s := &sources{named: map[string]image.Ref{}}
+func parseSources(args []string) (sources, error) {
+	s := sources{named: map[string]image.Ref{}}
 	for _, arg := range args {
 		if err := s.add(arg); err != nil {
-			return nil, err
+			return s, err
 		}
-	}
-	if s.top.Transport == "" {
-		s.top.Transport = image.Registry
 	}
 	return s, nil
 }
@@ -71,6 +69,11 @@ func (s *sources) add(arg string) error {
 	return nil
 }
 
+// registries tells that registries stand at the top.
+func (s *sources) registries() bool {
+	return s.top.Transport == "" || s.top.Transport == image.Registry
+}
+
 // absolute makes all paths absolute, because the daemon runs in another folder.
 func (s *sources) absolute() error {
 	var err error
@@ -87,7 +90,7 @@ func (s *sources) absolute() error {
 
 func absolute(r image.Ref) (image.Ref, error) {
 	switch r.Transport {
-	case image.Registry, image.DockerDaemon, image.ContainersStorage:
+	case "", image.Registry, image.DockerDaemon, image.ContainersStorage:
 		return r, nil
 	case image.Tarball:
 		var all []string
@@ -108,7 +111,10 @@ func absolute(r image.Ref) (image.Ref, error) {
 
 // describe is the sources as they are written on the command line.
 func (s *sources) describe() []string {
-	all := []string{s.top.Place()}
+	all := []string{"docker://"}
+	if !s.registries() {
+		all[0] = s.top.Place()
+	}
 	for name, r := range s.named {
 		all = append(all, name+"="+r.Place())
 	}

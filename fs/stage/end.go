@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -75,12 +76,16 @@ func (l *Staging) erase() {
 
 func (l *Staging) close() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.journal == nil {
-		return nil
+	journal, to := l.journal, l.to
+	l.journal, l.to = nil, nil
+	l.mu.Unlock()
+	var err error
+	if to != nil {
+		err = to.Close()
 	}
-	err := l.journal.Close()
-	l.journal = nil
+	if journal != nil {
+		err = errors.Join(err, journal.Close())
+	}
 	return err
 }
 

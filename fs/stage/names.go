@@ -59,6 +59,7 @@ type Staging struct {
 	mu      sync.Mutex
 	names   map[string]*name
 	journal *os.File
+	to      image.Sink // nil until something is pushed
 	gone    bool
 	last    time.Time // of the last change
 	warned  bool      // since then

@@ -209,12 +209,21 @@ func (l *Staging) push(ctx context.Context, p *plan) error {
 	return nil
 }
 
+// sink is the one that all goes to: some places know what was pushed only by the Sink that it came through.
 func (l *Staging) sink(ctx context.Context) (image.Sink, error) {
 	host, err := l.store.o.Host(l.site.Host)
 	if err != nil {
 		return nil, err
 	}
-	return host.Sink(ctx, l.site.Name)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone {
+		return nil, ErrGone
+	}
+	if l.to == nil {
+		l.to, err = host.Sink(ctx, l.site.Name)
+	}
+	return l.to, err
 }
 
 // beside is a Sink that knows of the uploads that are under way.

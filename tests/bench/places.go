@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -13,7 +14,10 @@ func (b *bench) toPlace(what string, goal float64, name string) func() contest {
 		copier := func(command ...string) func() sample {
 			return func() sample {
 				return b.scratch(func(dir string) sample {
-					to := strings.ReplaceAll(name, "DIR", filepath.Join(dir, "place"))
+					place := filepath.Join(dir, "place")
+					to := strings.ReplaceAll(name, "DIR", place)
+					// skopeo leaves the graph of an overlay mounted.
+					defer func() { _ = exec.Command("umount", "-l", filepath.Join(place, "root", "overlay")).Run() }()
 					return b.measure(nil, b.command(command[0], append(command[1:], "docker://"+b.ref(), to)...))
 				})
 			}
