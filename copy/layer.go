@@ -59,7 +59,7 @@ func (r *run) otherForm(ctx context.Context, l layer, content image.Content, err
 		return result{}, err
 	}
 	if r.PreserveDigests {
-		return result{}, fmt.Errorf("%w, and digests are to be preserved", err)
+		return result{}, fmt.Errorf("%w, and digests are to be preserved: %w", err, image.ErrRefused)
 	}
 	l.work.to = Gzip
 	if t.Compression == image.Uncompressed {
@@ -83,6 +83,9 @@ func (r *run) convert(ctx context.Context, l layer, content image.Content) (resu
 	defer out.close()
 	as := out.Descriptor
 	as.MediaType = l.mediaType
+	if as.Digest == l.Digest {
+		l.Size = as.Size // of a schema 1 layer, nobody said
+	}
 	return out.result, r.pushQuietly(ctx, l.Descriptor, as, out.content)
 }
 
