@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -48,10 +49,14 @@ func (k *sink) commit(ctx context.Context, d image.Descriptor, raw []byte, names
 	}
 	w := writing{Descriptor: d, raw: raw, m: m, indexes: k.indexesOf(d.Digest), names: names}
 	there, err := ask(ctx, func() (bool, error) { return k.store.there(ctx, w) })
-	if err != nil || there {
+	if err != nil {
 		return err
 	}
 	u, err := k.expect(d, raw)
+	if err == nil && there {
+		k.finish(u)
+		return nil
+	}
 	if err == nil {
 		err = k.settle(ctx, u)
 	}
@@ -117,7 +122,7 @@ func (k *sink) reuse(ctx context.Context, d image.Descriptor) (bool, error) {
 	has, err := k.has(ctx, d.Digest)
 	if has || err != nil {
 		if has {
-			k.arrive(d.Digest, &arrived{})
+			k.arrive(d.Digest, &arrived{at: time.Now()})
 		}
 		return has, err
 	}
@@ -152,20 +157,43 @@ func (k *sink) finish(u *unpacking) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.coming, u.Digest)
+	needed := k.needed()
+	for _, d := range u.m.Children() {
+		if !needed[d.Digest] {
+			k.remove(d.Digest)
+		}
+	}
+}
+
+// needed are the blobs of images that are coming. It needs the lock.
+func (k *sink) needed() map[digest.Digest]bool {
 	needed := map[digest.Digest]bool{}
-	for _, other := range k.coming {
-		for _, d := range other.m.Children() {
+	for _, u := range k.coming {
+		for _, d := range u.m.Children() {
 			needed[d.Digest] = true
 		}
 	}
-	for _, d := range u.m.Children() {
-		b := k.blobs[d.Digest]
-		if b == nil || needed[d.Digest] {
-			continue
-		}
-		delete(k.blobs, d.Digest)
-		if b.spool != nil {
-			b.spool.release()
+	return needed
+}
+
+// remove gives up a blob. It needs the lock.
+func (k *sink) remove(dgst digest.Digest) {
+	if b := k.blobs[dgst]; b != nil && b.spool != nil {
+		b.spool.release()
+	}
+	delete(k.blobs, dgst)
+}
+
+// oldAge is how long what was pushed waits for an image that it belongs to.
+const oldAge = time.Hour
+
+// dropOld gives up what nobody seems to go on with: a sink may live as long as a mount. It needs the lock.
+func (k *sink) dropOld(now time.Time) {
+	maps.DeleteFunc(k.coming, func(_ digest.Digest, u *unpacking) bool { return !u.running && now.Sub(u.at) > oldAge })
+	needed := k.needed()
+	for dgst, b := range k.blobs {
+		if !needed[dgst] && now.Sub(b.at) > oldAge && (b.spool == nil || b.ended()) {
+			k.remove(dgst)
 		}
 	}
 }
@@ -187,11 +215,8 @@ func (k *sink) Close() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for dgst, b := range k.blobs {
-		delete(k.blobs, dgst)
-		if b.spool != nil {
-			b.spool.release()
-		}
+	for dgst := range k.blobs {
+		k.remove(dgst)
 	}
 	return nil
 }

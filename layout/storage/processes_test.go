@@ -5,12 +5,14 @@ package storage
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 func init() {
 	helpers["write"] = helpWrite
 	helpers["lock"] = helpLock
+	helpers["open"] = helpOpen
 }
 
 // start starts this program once more, to help, and waits until it says so.
@@ -70,8 +73,7 @@ func helpWrite(arg ...string) {
 	check(err)
 	fmt.Println("writing")
 	_, err = copy.Run(ctx, k, copy.From(l, image.Repository{}), d, copy.Options{Tags: []string{"v1"}})
-	check(err)
-	fmt.Println("done")
+	check(errors.Join(err, k.Close(), s.Close()))
 }
 
 // TestKilled: a writer that is killed at any time leaves no image, or all of it, and the next one makes it whole.
@@ -175,4 +177,62 @@ func first[T any](items func(func(T, error) bool)) (err error) {
 		return e
 	}
 	return nil
+}
+
+// helpOpen opens a store, and says what came of it.
+func helpOpen(arg ...string) {
+	_, err := Open(context.Background(), arg[0])
+	fmt.Println(err)
+}
+
+// TestWithoutRoot: a user outside of a user namespace is told how to get into one, and nothing is made.
+func TestWithoutRoot(t *testing.T) {
+	p := newPlace(t, "vfs")
+	cmd := exec.Command("/proc/self/exe", p.spec())
+	cmd.Env = append(os.Environ(), helper+"=open")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	must(t, err)
+	if !strings.Contains(string(out), "podman unshare regfs") {
+		t.Errorf("it says %s", out)
+	}
+}
+
+// TestInUserNamespace: a user's store is written in a user namespace such as podman makes, and skopeo reads it there.
+func TestInUserNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it becomes another user")
+	}
+	img := hello(t, "1")
+	layout := inLayout(t, img)
+	for _, driver := range drivers {
+		t.Run(driver, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "")
+			must(t, err)
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			run(t, "cp", "-r", layout, dir+"/layout")
+			run(t, "chown", "-R", "65534:65534", dir)
+			spec := driver + "@" + dir + "/root+" + dir + "/run"
+			asUser := func(name string, arg ...string) string {
+				cmd := exec.Command(name, arg...)
+				ids := []syscall.SysProcIDMap{{HostID: 65534, Size: 1}, {ContainerID: 1, HostID: 100000, Size: 65534}}
+				cmd.SysProcAttr = &syscall.SysProcAttr{
+					Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+					Credential: &syscall.Credential{},
+				}
+				cmd.Env = append(os.Environ(), helper+"=write", "HOME="+dir, "XDG_RUNTIME_DIR="+dir, "_CONTAINERS_USERNS_CONFIGURED=done",
+					"_CONTAINERS_ROOTLESS_UID=65534", "_CONTAINERS_ROOTLESS_GID=65534")
+				var complaints strings.Builder
+				cmd.Stderr = &complaints
+				out, err := cmd.Output()
+				if err != nil {
+					t.Fatalf("%s: %v\n%s", name, err, complaints.String())
+				}
+				return string(out)
+			}
+			asUser("/proc/self/exe", spec, dir+"/layout")
+			ref := "containers-storage:[" + spec + "]" + repository + ":v1"
+			equal(t, "skopeo inspect", asUser("skopeo", "inspect", "--raw", ref), string(img.raw))
+		})
+	}
 }

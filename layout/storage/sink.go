@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,6 +44,7 @@ type sink struct {
 // arrived is a blob that was pushed, or is being pushed.
 type arrived struct {
 	spool *spool // nil: the store has the layer
+	at    time.Time
 }
 
 // expectedIndex is an index that was refused, but is kept with the images that it names.
@@ -88,12 +90,14 @@ func (k *sink) expect(d image.Descriptor, raw []byte) (*unpacking, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.dropOld(time.Now())
 	u := k.coming[d.Digest]
 	if u == nil {
 		d.MediaType, d.Size = m.MediaType, int64(len(raw))
 		u = &unpacking{Descriptor: d, raw: bytes.Clone(raw), m: m}
 		k.coming[d.Digest] = u
 	}
+	u.at = time.Now()
 	if !u.running { // an earlier attempt's failure and layers may be gone
 		u.err, u.next, u.parent = nil, 0, ""
 	}
@@ -308,7 +312,7 @@ func (k *sink) claim(dgst digest.Digest) (sp *spool, mine bool, err error) {
 		return nil, false, err
 	}
 	sp.hold()
-	k.blobs[dgst] = &arrived{sp}
+	k.blobs[dgst] = &arrived{sp, time.Now()}
 	k.advanceAll(dgst)
 	return sp, true, nil
 }
@@ -341,33 +345,6 @@ func fill(ctx context.Context, d image.Descriptor, content image.Content, w io.W
 	}
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, &reader{ctx, v}, make([]byte, spoolStep))
 	return err
-}
-
-// reader ends with its context.
-type reader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
-}
-
-// counter tells how many bytes were written.
-type counter struct {
-	io.Writer
-	n    int64
-	tell func(int64)
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.Writer.Write(p)
-	c.n += int64(n)
-	c.tell(c.n)
-	return n, err
 }
 
 // arrive notes that a blob is here.

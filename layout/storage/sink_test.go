@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
 )
@@ -300,4 +302,55 @@ func (w *waiting) Read([]byte) (int, error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return 0, errors.New("it did not come about")
+}
+
+// TestFullDisk: what does not fit is refused for that reason, and leaves nothing.
+func TestFullDisk(t *testing.T) {
+	p := newPlace(t, "overlay")
+	must(t, p.Close())
+	dir := mkdir(t, p.dir, "small")
+	must(t, unix.Mount("none", dir, "tmpfs", 0, "size=16m"))
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	small, err := Create(t.Context(), "overlay@"+dir+"/root+"+dir+"/run")
+	must(t, err)
+	defer small.Close()
+	p = &place{Store: small, driver: "overlay", dir: dir}
+	k := p.sink(t, repository)
+	img := makeImage(t, "x", layer(t, file{name: "a", content: strings.Repeat("a", 20e6)}))
+	must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
+	img.push(t, k)
+	is(t, "tag", k.Tag(t.Context(), img.Descriptor, img.raw, "v1"), unix.ENOSPC)
+	random := make([]byte, 20e6)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	_, err = k.Push(t.Context(), describe(v1.MediaTypeImageLayer, random), bring(random))
+	is(t, "push", err, unix.ENOSPC)
+	equal(t, "layers", len(p.layers(t)), 0)
+	equal(t, "what is left", p.left(t), []string(nil))
+	less := hello(t, "1")
+	less.store(t, k, "v1")
+	resolves(t, p.source(t, repository), "v1", less)
+}
+
+// TestOldIsDropped: what was pushed and never became an image does not stay for ever.
+func TestOldIsDropped(t *testing.T) {
+	p := newPlace(t, "overlay")
+	k := p.sink(t, repository).(*sink)
+	img := hello(t, "1")
+	must(t, k.Expect(t.Context(), img.Descriptor, img.raw))
+	_, err := k.Push(t.Context(), img.m.Layers[1], bring(img.blobs[img.m.Layers[1].Digest]))
+	must(t, err)
+	for _, step := range []struct {
+		age  time.Duration
+		want int
+	}{{0, 1}, {oldAge / 2, 1}, {2 * oldAge, 0}} {
+		k.mu.Lock()
+		k.dropOld(time.Now().Add(step.age))
+		equal(t, "images", len(k.coming), step.want)
+		equal(t, "blobs", len(k.blobs), step.want)
+		k.mu.Unlock()
+	}
+	img.store(t, k, "v1")
+	equal(t, "blobs of a finished image", len(k.blobs), 0)
+	img.store(t, k, "v2")
+	equal(t, "blobs of an image that was there", len(k.blobs), 0)
 }

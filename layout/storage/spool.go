@@ -161,3 +161,30 @@ func (r *spoolReader) Close() error {
 	r.once.Do(r.spool.release)
 	return nil
 }
+
+// reader ends with its context.
+type reader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// counter tells how many bytes were written.
+type counter struct {
+	io.Writer
+	n    int64
+	tell func(int64)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	c.tell(c.n)
+	return n, err
+}

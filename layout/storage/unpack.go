@@ -27,10 +27,11 @@ type unpacking struct {
 	diffIDs []digest.Digest
 	created time.Time
 
-	next    int    // how many layers are in the store
-	parent  string // the last of them
-	running bool   // somebody unpacks
-	err     error  // why nobody does any more
+	next    int       // how many layers are in the store
+	parent  string    // the last of them
+	running bool      // somebody unpacks
+	at      time.Time // when it was expected last
+	err     error     // why nobody does any more
 }
 
 // wake tells those who wait for an image. It needs the lock.
@@ -78,6 +79,12 @@ func (b *arrived) whole() bool {
 	}
 	_, err, _ := b.spool.state()
 	return err == io.EOF
+}
+
+// ended tells that no more of a blob comes into its spool.
+func (b *arrived) ended() bool {
+	_, err, _ := b.spool.state()
+	return err != nil
 }
 
 func (u *unpacking) done() bool { return u.config != nil && u.next == len(u.m.Layers) }
@@ -162,6 +169,10 @@ func (u *unpacking) readConfig(ctx context.Context, sp *spool) error {
 	if int64(len(raw)) != u.m.Config.Size {
 		return fmt.Errorf("config %s does not have %d bytes, as the manifest says: %w", u.m.Config.Digest, u.m.Config.Size, image.ErrDigest)
 	}
+	return u.parseConfig(raw)
+}
+
+func (u *unpacking) parseConfig(raw []byte) error {
 	var config struct {
 		Created json.RawMessage `json:"created"`
 		RootFS  struct {
