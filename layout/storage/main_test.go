@@ -15,6 +15,7 @@ func TestMain(m *testing.M) {
 	if Init() {
 		return
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // each process that unpacks a layer would sleep for a second at its end
 	if help := helpers[os.Getenv(helper)]; help != nil {
 		help(os.Args[1:]...)
 		return

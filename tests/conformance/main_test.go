@@ -12,5 +12,6 @@ func TestMain(m *testing.M) {
 	if storage.Init() {
 		return
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // each of these processes would sleep for a second at its end
 	os.Exit(m.Run())
 }
