@@ -12,8 +12,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/copy"
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/oci"
+	"github.com/regfs/regfs/layout/plain"
 )
 
 const repository = "registry.test/team/app"
@@ -178,4 +182,31 @@ func TestBesideOthers(t *testing.T) {
 	must(t, <-done)
 	resolves(t, src, "v1", hello(t, "4"))
 	equal(t, "what is left", len(p.left(t)), 0)
+}
+
+// TestCopies: an image that a store has is copied, as it is there, to a layout that skopeo and umoci read, and within the store.
+func TestCopies(t *testing.T) {
+	p := newPlace(t, "overlay")
+	img := hello(t, "1")
+	img.store(t, p.sink(t, repository), "v1")
+	dir := t.TempDir()
+	l, err := oci.Create(dir)
+	must(t, err)
+	defer l.Close()
+	src := plain.New(p.source(t, repository))
+	d, err := src.Resolve(t.Context(), "v1")
+	must(t, err)
+	for _, to := range []image.Sink{l, p.sink(t, "registry.test/copy")} {
+		_, err = copy.Run(t.Context(), to, copy.From(src, image.Repository{}), d, copy.Options{Tags: []string{"v2"}})
+		must(t, err)
+	}
+	equal(t, "skopeo inspect", digest.FromString(run(t, "skopeo", "inspect", "--raw", "oci:"+dir+":v2")), d.Digest)
+	run(t, "umoci", "unpack", "--image", dir+":v2", dir+"/bundle")
+	equal(t, "umoci unpack", run(t, "cat", dir+"/bundle/rootfs/etc/hello"), "hello 1")
+	got, err := p.source(t, "registry.test/copy").Resolve(t.Context(), "v2")
+	must(t, err)
+	equal(t, "the copy in the store", got.Digest, d.Digest)
+	again, err := plain.New(p.source(t, repository)).Resolve(t.Context(), d.Digest.String())
+	must(t, err)
+	equal(t, "by a digest of an earlier run", again.Digest, d.Digest)
 }

@@ -54,6 +54,9 @@ type expectedIndex struct {
 	manifests []image.Descriptor
 }
 
+// maxLayers is more than any driver could mount.
+const maxLayers = 1000
+
 // maxIndexes is how many of them are remembered.
 const maxIndexes = 4
 
@@ -148,6 +151,8 @@ func holdable(m *image.Manifest) error {
 	case !slices.Contains(configTypes, m.Config.MediaType):
 		return fmt.Errorf("a container storage holds images only, and this is an artifact with a config of type %s: %w",
 			files.Clean(m.Config.MediaType), image.ErrUnsupported)
+	case len(m.Layers) > maxLayers:
+		return fmt.Errorf("an image of %d layers, and no store can have more than %d on top of each other: %w", len(m.Layers), maxLayers, image.ErrTooLarge)
 	case m.Config.Size > maxConfig:
 		return fmt.Errorf("a config of %d bytes, more than %d: %w", m.Config.Size, maxConfig, image.ErrTooLarge)
 	}

@@ -81,17 +81,17 @@ func (p *spool) wake() {
 	p.changed = make(chan struct{})
 }
 
-// state is how much there is, why there will be no more, and what is closed when either changes.
-func (p *spool) state() (n int64, err error, changed <-chan struct{}) {
+// state is how much there is, what is closed when that changes, and why there will be no more.
+func (p *spool) state() (n int64, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.n, p.err, p.changed
+	return p.n, p.changed, p.err
 }
 
 // wait waits for the end: nil when the spool is whole.
 func (p *spool) wait(ctx context.Context) error {
 	for {
-		_, err, changed := p.state()
+		_, changed, err := p.state()
 		if err == io.EOF {
 			return nil
 		}
@@ -141,7 +141,7 @@ func (r *spoolReader) Read(b []byte) (int, error) {
 		if err := r.ctx.Err(); err != nil {
 			return 0, err
 		}
-		n, err, changed := r.spool.state()
+		n, changed, err := r.spool.state()
 		if there := n - r.off; there > 0 {
 			got, err := r.spool.file.ReadAt(b[:min(int64(len(b)), there)], r.off)
 			r.off += int64(got)

@@ -77,13 +77,13 @@ func (b *arrived) whole() bool {
 	if b.spool == nil {
 		return false
 	}
-	_, err, _ := b.spool.state()
+	_, _, err := b.spool.state()
 	return err == io.EOF
 }
 
 // ended tells that no more of a blob comes into its spool.
 func (b *arrived) ended() bool {
-	_, err, _ := b.spool.state()
+	_, _, err := b.spool.state()
 	return err != nil
 }
 
@@ -154,7 +154,7 @@ func interrupted(sp *spool) bool {
 	if sp == nil {
 		return false
 	}
-	_, err, _ := sp.state()
+	_, _, err := sp.state()
 	return err != nil && err != io.EOF
 }
 
