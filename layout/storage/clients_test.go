@@ -184,6 +184,40 @@ func TestBesideOthers(t *testing.T) {
 	equal(t, "what is left", len(p.left(t)), 0)
 }
 
+// TestDockerImage: an image of Docker's media types stays one, uncompressed layers too.
+func TestDockerImage(t *testing.T) {
+	p := newPlace(t, "overlay")
+	img := hello(t, "1")
+	img.m.MediaType, img.m.Config.MediaType = image.MediaTypeDockerManifest, "application/vnd.docker.container.image.v1+json"
+	for i := range img.m.Layers {
+		img.m.Layers[i].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	}
+	img.describe(t)
+	img.store(t, p.sink(t, repository), "v1")
+	equal(t, "skopeo inspect", run(t, "skopeo", "inspect", "--raw", p.ref(repository+":v1")), string(img.raw))
+	src := p.source(t, repository)
+	resolves(t, src, "v1", img)
+	_, err := src.Fetch(t.Context(), img.m.Layers[0])
+	var form *image.FormError
+	if !errors.As(err, &form) || form.Have.MediaType != "application/vnd.docker.image.rootfs.diff.tar" {
+		t.Errorf("fetch: %v", err)
+	}
+	run(t, "skopeo", "--insecure-policy", "copy", p.ref(repository+":v1"), "dir:"+p.dir+"/dir")
+	d, err := plain.New(src).Resolve(t.Context(), "v1")
+	must(t, err)
+	copied, err := os.ReadFile(p.dir + "/dir/manifest.json")
+	must(t, err)
+	theirs, err := image.ParseManifest("", copied)
+	must(t, err)
+	_, raw, err := plain.New(src).Manifest(t.Context(), d.Digest.String())
+	must(t, err)
+	m, err := image.ParseManifest("", raw)
+	must(t, err)
+	for i := range theirs.Layers { // which it calls gzipped, though they are not
+		equal(t, "a layer as skopeo copies it out", []any{m.Layers[i].Digest, m.Layers[i].Size}, []any{theirs.Layers[i].Digest, theirs.Layers[i].Size})
+	}
+}
+
 // TestCopies: an image that a store has is copied, as it is there, to a layout that skopeo and umoci read, and within the store.
 func TestCopies(t *testing.T) {
 	p := newPlace(t, "overlay")
