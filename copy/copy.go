@@ -6,6 +6,7 @@ package copy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -57,7 +58,8 @@ const (
 // unless it was one of several tags that failed. A foreign layer, one with URLs, that from does not have is left where it is.
 //
 // What the destination can't hold (ErrUnsupported of its Expect) is converted to what it can: the other format, layers that are
-// not compressed. If nothing fits, the error is that of what was asked for. A layer that the source has only in another form
+// not compressed. One that says only when a manifest comes that it takes none of the kind (ErrRefused, ErrUnsupported) gets the
+// other format. If nothing fits, the error is that of what was asked for. A layer that the source has only in another form
 // (FormError) is taken in that one and compressed with gzip, unless the destination has the layer that was asked for.
 func Run(ctx context.Context, to image.Sink, from Origin, root image.Descriptor, o Options) (image.Descriptor, error) {
 	if err := o.complete(); err != nil {
@@ -109,6 +111,8 @@ type made struct {
 	raw []byte
 	// was is what it was at the origin, by which the events call it.
 	was image.Descriptor
+	// next makes the same image in the next best form; nil where there is none.
+	next func(context.Context) (made, error)
 }
 
 // source is a manifest or an index as the origin has it.
@@ -123,16 +127,52 @@ func (r *run) image(ctx context.Context, root image.Descriptor) (image.Descripto
 		r.finish(root, "", err)
 		return image.Descriptor{}, err
 	}
-	if len(r.Tags) == 0 {
-		return m.Descriptor, r.push(ctx, m.was, m.Descriptor, memory(m.raw))
-	}
-	for _, tag := range r.Tags {
-		if err == nil {
-			err = r.to.Tag(ctx, m.Descriptor, m.raw, tag)
+	m, err = r.put(ctx, m, func(m made) (how image.How, err error) {
+		if len(r.Tags) == 0 {
+			return r.to.Push(ctx, m.Descriptor, memory(m.raw))
+		}
+		for _, tag := range r.Tags {
+			if err == nil {
+				err = r.to.Tag(ctx, m.Descriptor, m.raw, tag)
+			}
+		}
+		return image.Uploaded, err
+	})
+	return m.Descriptor, err
+}
+
+// put has fn store a manifest. If the place, which could not tell beforehand, refuses it, it gets the next form that there is of it;
+// if it refuses all, the error is that of the first.
+func (r *run) put(ctx context.Context, m made, fn func(made) (image.How, error)) (made, error) {
+	was := m.was
+	how, err := r.within(ctx, was, m, fn)
+	for other, next := m, m.next; err != nil && next != nil && isRefusal(err); next = other.next {
+		var failed error
+		if other, failed = next(ctx); failed == nil {
+			how, failed = r.within(ctx, was, other, fn)
+		}
+		if failed == nil {
+			m, err = other, nil
+		} else if !isRefusal(failed) {
+			break
 		}
 	}
-	r.finish(m.was, image.Uploaded, err)
-	return m.Descriptor, err
+	r.finish(was, how, err)
+	return m, err
+}
+
+// within runs fn when there is room for it.
+func (r *run) within(ctx context.Context, was image.Descriptor, m made, fn func(made) (image.How, error)) (image.How, error) {
+	if err := r.room.Acquire(ctx, 1); err != nil {
+		return "", err
+	}
+	defer r.room.Release(1)
+	r.Events(Event{Descriptor: was, State: Moving})
+	return fn(m)
+}
+
+func isRefusal(err error) bool {
+	return errors.Is(err, image.ErrRefused) || errors.Is(err, image.ErrUnsupported)
 }
 
 // below copies all that a manifest reaches, and returns the manifest as it is to be.
@@ -148,16 +188,17 @@ func (r *run) below(ctx context.Context, d image.Descriptor, depth int) (made, e
 	if image.IsSchema1(m.MediaType) {
 		d.Size = int64(len(raw))
 	}
-	s := source{made{d, raw, d}, m}
+	s := source{made{Descriptor: d, raw: raw, was: d}, m}
 	if m.IsIndex() && r.Parts == System {
 		return r.chosen(ctx, s, depth)
 	}
 	r.Events(Event{Descriptor: d, State: Waiting})
-	into := r.manifest
+	var got made
 	if m.IsIndex() {
-		into = r.index
+		got, err = r.index(ctx, s, depth)
+	} else {
+		got, err = r.manifest(ctx, s, depth, r.forms(s))
 	}
-	got, err := into(ctx, s, depth)
 	if got.was.Digest == "" {
 		got.was = d
 	}
@@ -230,10 +271,10 @@ func (r *run) copy(ctx context.Context, l layer, depth int) (result, error) {
 		return r.blob(ctx, l)
 	}
 	m, err := r.below(ctx, l.Descriptor, depth)
-	if err != nil {
-		return result{}, err
+	if err == nil {
+		m, err = r.put(ctx, m, func(m made) (image.How, error) { return r.to.Push(ctx, m.Descriptor, memory(m.raw)) })
 	}
-	return result{Descriptor: m.Descriptor}, r.push(ctx, m.was, m.Descriptor, memory(m.raw))
+	return result{Descriptor: m.Descriptor}, err
 }
 
 // push brings one manifest or blob to where it goes, when there is room for it. The events call it by the name it had.

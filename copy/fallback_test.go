@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -94,6 +95,79 @@ func TestFallback(t *testing.T) {
 				t.Errorf("with digests preserved: %v", err)
 			}
 		})
+	}
+}
+
+// late refuses a manifest only when it comes.
+type late struct {
+	place
+	takes func(m *image.Manifest) bool
+}
+
+func (l *late) judge(d image.Descriptor, raw []byte) error {
+	if m, err := image.ParseManifest(d.MediaType, raw); err != nil || !l.takes(m) {
+		return fmt.Errorf("push %s: manifest invalid: %w", d.MediaType, image.ErrRefused)
+	}
+	return nil
+}
+
+func (l *late) Push(ctx context.Context, d image.Descriptor, c image.Content) (image.How, error) {
+	if image.IsManifest(d.MediaType) {
+		r, err := c.Open(ctx, 0)
+		if err != nil {
+			return "", err
+		}
+		raw, err := io.ReadAll(r)
+		if err := errors.Join(err, l.judge(d, raw)); err != nil {
+			return "", err
+		}
+	}
+	return l.place.Push(ctx, d, c)
+}
+
+func (l *late) Tag(ctx context.Context, d image.Descriptor, raw []byte, tag string) error {
+	if err := l.judge(d, raw); err != nil {
+		return err
+	}
+	return l.place.Tag(ctx, d, raw, tag)
+}
+
+// TestRefusedLate: a registry says only when a manifest comes that it takes none of the kind.
+func TestRefusedLate(t *testing.T) {
+	from := newPlace(t)
+	single, multi := anImage(t, from, "amd64", ""), anIndex(t, from, "multi")
+	o := copy.Options{Tags: []string{"x"}, Jobs: 1, Parts: copy.Fitting, Platforms: []image.Platform{{OS: "linux", Architecture: "amd64"}}}
+	for name, test := range map[string]struct {
+		takes func(m *image.Manifest) bool
+		root  image.Descriptor
+		want  string
+	}{
+		"docker":   {isDocker, single, image.MediaTypeDockerManifest},
+		"list":     {isDocker, multi, image.MediaTypeDockerList},
+		"no index": {func(m *image.Manifest) bool { return m.MediaType == image.MediaTypeDockerManifest }, multi, image.MediaTypeDockerManifest},
+		"nothing":  {func(*image.Manifest) bool { return false }, multi, ""},
+	} {
+		to := &late{newPlace(t), test.takes}
+		d, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), test.root, o)
+		if test.want == "" {
+			if !errors.Is(err, image.ErrRefused) || !strings.Contains(err.Error(), "oci") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || d.MediaType != test.want {
+			t.Errorf("%s: %s, %v", name, d.MediaType, err)
+			continue
+		}
+		if got, err := to.Resolve(t.Context(), "x"); err != nil || got.Digest != d.Digest {
+			t.Errorf("%s: the tag is %s, %v", name, got.Digest, err)
+		}
+		whole(t, to, d)
+		strict := o
+		strict.PreserveDigests = true
+		if _, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), single, strict); !errors.Is(err, image.ErrRefused) {
+			t.Errorf("%s, with digests preserved: %v", name, err)
+		}
 	}
 }
 

@@ -67,7 +67,7 @@ func FuzzManifest(f *testing.F) {
 		s := source{made{Descriptor: d, raw: raw}, m}
 		r := &run{}
 		for _, to := range []form{{OCI, Zstd}, {Docker, KeepCompression}, {Docker, Uncompressed}, {Schema1, KeepCompression}} {
-			p := &plan{source: s, format: to.format, layers: layersOf(s.Layers), config: config}
+			p := &plan{source: s, form: to, layers: layersOf(s.Layers), config: config}
 			if m.Config == nil && to.format != Schema1 {
 				if p.old, err = parseSchema1(raw); err != nil {
 					continue

@@ -21,16 +21,28 @@ func (r *run) index(ctx context.Context, s source, depth int) (made, error) {
 	if err != nil {
 		return made{}, fmt.Errorf("%s: %w", s.Digest, err)
 	}
-	told, err := r.settleIndex(ctx, s, kept)
-	if r.Parts == Fitting && depth == 0 && errors.Is(err, image.ErrUnsupported) {
+	return r.indexAs(ctx, s, kept, r.indexTypes(s), depth)
+}
+
+// indexAs copies the entries of an index that are kept, and returns the index in the first of the media types that the destination
+// takes, or the image that fits.
+func (r *run) indexAs(ctx context.Context, s source, kept []int, types []string, depth int) (made, error) {
+	fitting := r.Parts == Fitting && depth == 0
+	m, rest, err := r.settleIndex(ctx, s, kept, types)
+	if fitting && errors.Is(err, image.ErrUnsupported) {
 		return r.chosen(ctx, s, depth)
 	}
-	if err != nil || r.Parts == IndexOnly {
-		return told, err
+	if err == nil && r.Parts != IndexOnly {
+		told := m.Digest
+		if m, err = r.entries(ctx, s, kept, m.MediaType, depth); err == nil && m.Digest != told {
+			err = r.expect(ctx, s, m)
+		}
 	}
-	m, err := r.entries(ctx, s, kept, told.MediaType, depth)
-	if err == nil && m.Digest != told.Digest {
-		err = r.expect(ctx, s, m)
+	switch {
+	case len(rest) > 0:
+		m.next = func(ctx context.Context) (made, error) { return r.indexAs(ctx, s, kept, rest, depth) }
+	case fitting:
+		m.next = func(ctx context.Context) (made, error) { return r.chosen(ctx, s, depth) }
 	}
 	return m, err
 }
@@ -87,22 +99,22 @@ func platformName(p *image.Platform) string {
 	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 }
 
-// settleIndex tells the destination of the index, with the entries as the source has them, and finds the type that it takes.
-func (r *run) settleIndex(ctx context.Context, s source, kept []int) (made, error) {
-	var first error
-	for _, mediaType := range r.indexTypes(s) {
+// settleIndex tells the destination of the index, with the entries as the source has them, and finds the first type that it takes.
+// The others are what is left of them.
+func (r *run) settleIndex(ctx context.Context, s source, kept []int, types []string) (m made, others []string, first error) {
+	for i, mediaType := range types {
 		m, err := s.withEntries(mediaType, kept, s.Manifests, false)
 		if err == nil {
 			err = r.expect(ctx, s, m)
 		}
 		if err == nil || !errors.Is(err, image.ErrUnsupported) {
-			return m, err
+			return m, types[i+1:], err
 		}
 		if first == nil {
 			first = err
 		}
 	}
-	return made{}, first
+	return made{}, nil, first
 }
 
 // indexTypes are the media types that an index may get, the best first.

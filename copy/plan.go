@@ -17,7 +17,7 @@ import (
 // plan is how an image for one platform is to be.
 type plan struct {
 	source
-	format Format
+	form
 	layers []layer
 	// config is the config as the source has it, where it had to be read.
 	config []byte
@@ -33,9 +33,10 @@ type layer struct {
 	mediaType string
 }
 
-// manifest copies what a manifest names, and returns the manifest as it is to be.
-func (r *run) manifest(ctx context.Context, s source, depth int) (made, error) {
-	p, told, err := r.settle(ctx, s)
+// manifest copies what a manifest names, and returns the manifest as it is to be: in the first of the forms that the destination
+// takes.
+func (r *run) manifest(ctx context.Context, s source, depth int, forms []form) (made, error) {
+	p, told, err := r.settle(ctx, s, forms)
 	if err != nil {
 		return made{}, err
 	}
@@ -52,13 +53,22 @@ func (r *run) manifest(ctx context.Context, s source, depth int) (made, error) {
 		d.MediaType = configTypes[p.format]
 		err = r.push(ctx, d, d, memory(config))
 	}
+	if others := p.others(forms); len(others) > 0 && r.Format == KeepFormat {
+		m.next = func(ctx context.Context) (made, error) { return r.manifest(ctx, s, depth, others) }
+	}
 	return m, err
 }
 
+// others are the forms that differ from the plan's by the kind of manifest, and stood behind it.
+func (p *plan) others(forms []form) []form {
+	i := slices.IndexFunc(forms, func(f form) bool { return f == p.form })
+	return slices.DeleteFunc(slices.Clone(forms[i+1:]), func(f form) bool { return f.format == p.format || f.to != p.to })
+}
+
 // settle tells the destination of the image, with the layers as the source has them, and finds a form that it takes.
-func (r *run) settle(ctx context.Context, s source) (*plan, made, error) {
+func (r *run) settle(ctx context.Context, s source, forms []form) (*plan, made, error) {
 	var first error
-	for _, f := range r.forms(s) {
+	for _, f := range forms {
 		p, err := r.plan(ctx, s, f)
 		var m made
 		if err == nil && r.PreserveDigests && p.works() {
@@ -152,7 +162,7 @@ func (s source) isImage() bool {
 
 // plan works out what is to be done for an image of the form f.
 func (r *run) plan(ctx context.Context, s source, f form) (*plan, error) {
-	p, err := &plan{source: s, format: f.format}, error(nil)
+	p, err := &plan{source: s, form: f}, error(nil)
 	own := formatOf(s.Manifest.MediaType)
 	p.layers = layersOf(s.Layers)
 	if !s.isImage() {
