@@ -25,16 +25,14 @@ func (p *plan) unchanged() []result {
 
 // newConfig tells whether the image gets another config than it has: it has none, or Docker's, which says more than OCI's does.
 func (p *plan) newConfig() bool {
-	own := formatOf(p.Manifest.MediaType)
-	return own != p.format && (own == Schema1 || own == Docker && p.format == OCI || p.format == Schema1)
+	return p.own() != p.format && (p.own() != OCI || p.format == Schema1)
 }
 
 // finished is the manifest with the layers as they became, and the config if that is another one.
 func (r *run) finished(p *plan, results []result) (m made, config []byte, err error) {
 	layers, same := p.descriptors(results)
-	own := formatOf(p.Manifest.MediaType)
 	switch {
-	case same && own == p.format:
+	case same && p.own() == p.format:
 		return p.made, nil, nil
 	case p.format == Schema1:
 		raw, err := r.newSchema1(p, layers)
@@ -49,7 +47,7 @@ func (r *run) finished(p *plan, results []result) (m made, config []byte, err er
 		d.Digest, d.Size = p.Config.Digest, p.Config.Size
 	}
 	switch {
-	case own == p.format:
+	case p.own() == p.format:
 		raw, err := p.editManifest(layers)
 		return newMade(p.Manifest.MediaType, raw), nil, err
 	case p.format == Docker:

@@ -1,7 +1,9 @@
 package copy
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 
@@ -38,7 +40,8 @@ type Options struct {
 
 	// PreserveDigests makes whatever would change a digest an error: ErrRefused, or the destination's own.
 	PreserveDigests bool
-	// TempDir is where layers lie between being converted and being pushed, as files without a name; "" stands for os.TempDir.
+	// TempDir is where layers lie between being converted and being pushed, as files without a name; "" stands for $TMPDIR or
+	// /var/tmp, since /tmp may be memory.
 	TempDir string
 	// Name is the repository's, for schema 1 manifests say it.
 	Name string
@@ -114,10 +117,19 @@ func (o *Options) complete() error {
 	if len(o.Platforms) == 0 {
 		o.Platforms = []image.Platform{{OS: "linux", Architecture: runtime.GOARCH}}
 	}
+	o.TempDir = cmp.Or(o.TempDir, tempDir())
 	if (o.Parts == System || o.Parts == Fitting) && len(o.Platforms) > 1 {
 		return fmt.Errorf("%d platforms, and one image is asked for: %w", len(o.Platforms), image.ErrInvalid)
 	}
 	return o.Check()
+}
+
+func tempDir() string {
+	const lasting = "/var/tmp"
+	if info, err := os.Stat(lasting); err == nil && info.IsDir() && os.Getenv("TMPDIR") == "" {
+		return lasting
+	}
+	return os.TempDir()
 }
 
 // Check tells what contradicts itself or can't be: ErrInvalid, ErrUnsupported.

@@ -113,41 +113,47 @@ type form struct {
 	to     Algorithm
 }
 
-// forms are those to try, the best first.
+// forms are those to try, the best first: what was asked for, then other formats, then layers that are not compressed.
 func (r *run) forms(s source) []form {
-	own := formatOf(s.Manifest.MediaType)
-	want := r.Format
-	switch {
-	case !s.isImage():
-		return []form{{own, KeepCompression}}
-	case want == KeepFormat && r.ociOnly():
-		want = OCI
-	case want == KeepFormat:
-		want = own
+	if !s.isImage() {
+		return []form{{s.own(), KeepCompression}}
 	}
-	forms := []form{{want, r.Compression.To}}
+	formats := r.formats(s)
 	if r.PreserveDigests {
+		return []form{{formats[0], r.Compression.To}}
+	}
+	var forms, plain []form
+	for _, f := range formats {
+		forms = append(forms, form{f, r.Compression.To})
+		plain = append(plain, form{f, Uncompressed})
+	}
+	if r.Compression.To != KeepCompression {
 		return forms
 	}
-	formats := []Format{want}
-	for _, other := range []Format{Docker, OCI} {
-		if other != want && r.Format == KeepFormat && !r.ociOnly() {
-			forms, formats = append(forms, form{other, r.Compression.To}), append(formats, other)
-		}
-	}
-	for _, f := range formats {
-		if r.Compression.To == KeepCompression {
-			forms = append(forms, form{f, Uncompressed})
-		}
-	}
-	return forms
+	return append(forms, plain...)
 }
 
-func formatOf(mediaType string) Format {
+// formats are those that an image may get: one if the caller chose it, or what was asked for needs it.
+func (r *run) formats(s source) []Format {
 	switch {
-	case image.IsSchema1(mediaType):
+	case r.Format != KeepFormat:
+		return []Format{r.Format}
+	case r.ociOnly():
+		return []Format{OCI}
+	case s.own() == OCI:
+		return []Format{OCI, Docker}
+	case s.own() == Docker:
+		return []Format{Docker, OCI}
+	}
+	return []Format{Schema1, Docker, OCI}
+}
+
+// own is the format that a manifest has.
+func (s source) own() Format {
+	switch {
+	case image.IsSchema1(s.Manifest.MediaType):
 		return Schema1
-	case mediaType == image.MediaTypeDockerManifest:
+	case s.Manifest.MediaType == image.MediaTypeDockerManifest:
 		return Docker
 	}
 	return OCI
@@ -162,32 +168,47 @@ func (s source) isImage() bool {
 
 // plan works out what is to be done for an image of the form f.
 func (r *run) plan(ctx context.Context, s source, f form) (*plan, error) {
-	p, err := &plan{source: s, form: f}, error(nil)
-	own := formatOf(s.Manifest.MediaType)
-	p.layers = layersOf(s.Layers)
+	p := &plan{source: s, form: f, layers: layersOf(s.Layers)}
 	if !s.isImage() {
-		if r.Format != KeepFormat && r.Format != own {
-			err = fmt.Errorf("%s is an artifact, which %s manifests are not for: %w", s.Digest, r.Format, image.ErrUnsupported)
-		}
-		return p, err
+		return p, r.checkArtifact(s)
 	}
-	if own == Schema1 && f.format != Schema1 {
-		if p.old, err = parseSchema1(s.raw); err == nil {
-			p.layers = layersOf(p.old.layers())
-		}
-	}
-	for i := range p.layers {
-		if err == nil {
-			err = r.planLayer(p, i, f)
-		}
-	}
-	if err == nil && s.Config != nil && (own == Docker && f.format == OCI || f.format == Schema1 || p.remade()) {
+	err := r.planLayers(p)
+	if err == nil && p.needsConfig() {
 		err = r.readConfig(ctx, p)
 	}
 	if err != nil {
 		return p, fmt.Errorf("convert %s to %s: %w", s.Digest, f.format, err)
 	}
 	return p, nil
+}
+
+// checkArtifact refuses what nobody can convert.
+func (r *run) checkArtifact(s source) error {
+	if r.Format != KeepFormat && r.Format != s.own() {
+		return fmt.Errorf("%s is an artifact, which is not converted to %s: %w", s.Digest, r.Format, image.ErrUnsupported)
+	}
+	return nil
+}
+
+// planLayers says what becomes of the layers. Those of a schema 1 image that is converted are only those with something in them.
+func (r *run) planLayers(p *plan) (err error) {
+	if p.own() == Schema1 && p.format != Schema1 {
+		if p.old, err = parseSchema1(p.raw); err != nil {
+			return err
+		}
+		p.layers = layersOf(p.old.layers())
+	}
+	for i := range p.layers {
+		if err := r.planLayer(p, i, p.form); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needsConfig tells whether the config has to be read: another one is made of it, or tars come to light that can be verified by it.
+func (p *plan) needsConfig() bool {
+	return p.Config != nil && (p.newConfig() || slices.ContainsFunc(p.layers, func(l layer) bool { return l.work.to != KeepCompression }))
 }
 
 func layersOf(ds []image.Descriptor) []layer {
@@ -200,14 +221,9 @@ func layersOf(ds []image.Descriptor) []layer {
 
 func unworked(d image.Descriptor) layer { return layer{Descriptor: d, mediaType: d.MediaType} }
 
-// remade tells whether the tar of any layer comes to light, so that it can be verified.
-func (p *plan) remade() bool {
-	return slices.ContainsFunc(p.layers, func(l layer) bool { return l.work.to != KeepCompression })
-}
-
 // planLayer says what becomes of one layer. One with URLs keeps its bytes: they lead to those.
 func (r *run) planLayer(p *plan, i int, f form) error {
-	l, own := &p.layers[i], formatOf(p.Manifest.MediaType)
+	l, own := &p.layers[i], p.own()
 	t, ok := image.ParseLayerType(l.MediaType)
 	if !ok && f.format != own {
 		return fmt.Errorf("layer %s has the media type %q, which is none of an image: %w", l.Digest, l.MediaType, image.ErrUnsupported)

@@ -186,12 +186,11 @@ func (p *plan) history() ([]history, error) {
 
 // newSchema1 makes a schema 1 manifest, and signs it with a key made for that: registries take no other, and nobody asks whose it is.
 func (r *run) newSchema1(p *plan, layers []image.Descriptor) (made, error) {
-	m, err := &schema1{}, error(nil)
+	makes := p.oldest
 	if p.Config == nil {
-		err = m.relayer(p.raw, layers)
-	} else {
-		m, err = p.oldest(layers)
+		makes = p.relayered
 	}
+	m, err := makes(layers)
 	if err != nil {
 		return made{}, fmt.Errorf("convert %s to %s: %w", p.Digest, Schema1, err)
 	}
@@ -202,15 +201,16 @@ func (r *run) newSchema1(p *plan, layers []image.Descriptor) (made, error) {
 	return signSchema1(encode(m))
 }
 
-// relayer reads a schema 1 manifest and replaces its layers.
-func (m *schema1) relayer(raw []byte, layers []image.Descriptor) error {
-	if err := json.Unmarshal(raw, m); err != nil || len(m.FSLayers) != len(layers) {
-		return fmt.Errorf("its layers are in doubt: %w", image.ErrInvalid)
+// relayered is a schema 1 manifest with other layers.
+func (p *plan) relayered(layers []image.Descriptor) (*schema1, error) {
+	m := &schema1{}
+	if err := json.Unmarshal(p.raw, m); err != nil || len(m.FSLayers) != len(layers) {
+		return nil, fmt.Errorf("its layers are in doubt: %w", image.ErrInvalid)
 	}
 	for i, l := range layers {
 		m.FSLayers[len(layers)-1-i].BlobSum = l.Digest
 	}
-	return nil
+	return m, nil
 }
 
 // oldest makes a history of IDs, as Docker did it, out of the config's.
