@@ -276,6 +276,10 @@ const maxConfig = image.MaxManifest
 
 // readConfig reads the config, and has the tars of layers verified by it.
 func (r *run) readConfig(ctx context.Context, p *plan) error {
+	if err := r.room.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.room.Release(1)
 	content, err := r.from.Content(ctx, *p.Config)
 	if err != nil {
 		return err
