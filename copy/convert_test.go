@@ -185,6 +185,30 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
+// TestNested: an index of indexes is converted down to its layers, each once; of its images, one is chosen.
+func TestNested(t *testing.T) {
+	from, to := newPlace(t), newPlace(t)
+	inner := anIndex(t, from, "multi")
+	inner.Platform = &image.Platform{OS: "linux", Architecture: "amd64"}
+	raw, err := json.Marshal(v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []image.Descriptor{inner, inner}})
+	must(t, err)
+	root := put(t, from, v1.MediaTypeImageIndex, raw)
+	_, m := manifest(t, to, run(t, from, to, root, copy.Options{Format: copy.Docker, Compression: copy.Compression{To: copy.Uncompressed}}))
+	if m.MediaType != image.MediaTypeDockerList || m.Manifests[0].MediaType != image.MediaTypeDockerList || m.Manifests[0].Digest != m.Manifests[1].Digest {
+		t.Errorf("it is %+v", m)
+	}
+	_, m = manifest(t, to, m.Manifests[1])
+	_, m = manifest(t, to, m.Manifests[0])
+	if m.MediaType != image.MediaTypeDockerManifest || m.Layers[2].MediaType != "application/vnd.docker.image.rootfs.diff.tar" {
+		t.Errorf("it is %+v", m)
+	}
+	_, was := manifest(t, from, inner)
+	o := copy.Options{Parts: copy.System, Platforms: []image.Platform{{OS: "linux", Architecture: "amd64"}}}
+	if d := run(t, from, to, root, o); d.Digest != was.Manifests[0].Digest || d.Platform != nil {
+		t.Errorf("it is %+v", d)
+	}
+}
+
 // TestPreserveDigests: what would change a digest is refused; what is of the form already passes.
 func TestPreserveDigests(t *testing.T) {
 	from, to := newPlace(t), newPlace(t)

@@ -56,7 +56,8 @@ func (r *run) chosen(ctx context.Context, s source, depth int) (made, error) {
 	if depth >= maxDepth {
 		return made{}, fmt.Errorf("%s: more than %d indexes deep: %w", s.Digest, maxDepth, image.ErrInvalid)
 	}
-	return r.below(ctx, d, depth+1)
+	// What its entry says of it beside, the index said for who chooses.
+	return r.below(ctx, image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, depth+1)
 }
 
 // kept are the numbers of the entries that are copied. Below the root index, nothing is cut.

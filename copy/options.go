@@ -57,7 +57,7 @@ type Parts string
 const (
 	All       Parts = ""        // the index and all that it names
 	System    Parts = "system"  // the image for the one platform, in the place of its index
-	Listed    Parts = "listed"  // the platforms, and the index cut to them
+	Listed    Parts = "listed"  // the platforms, and the index cut to them: of what has no platform, as attestations, nothing stays
 	IndexOnly Parts = "index"   // the index, and nothing that it names
 	Fitting   Parts = "fitting" // All; where the destination can't hold an index, System
 )
