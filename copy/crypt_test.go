@@ -154,6 +154,24 @@ func TestWrongKey(t *testing.T) {
 	}
 }
 
+// TestNotEncrypted: nothing goes out as it is that was to be encrypted.
+func TestNotEncrypted(t *testing.T) {
+	from, to, c := layouts(t)
+	k := ecKeys(t).encryption(t)
+	for name, test := range map[string]struct {
+		root   image.Descriptor
+		layers []int
+		want   error
+	}{
+		"an artifact": {c.Artifact, nil, image.ErrUnsupported}, "no such layer": {c.Image, []int{0, 1}, image.ErrInvalid}, "nor from the top": {c.Image, []int{-2}, image.ErrInvalid},
+	} {
+		o := copy.Options{Encrypt: k, EncryptLayers: test.layers}
+		if _, err := copy.Run(t.Context(), to, copy.From(from, image.Repository{}), test.root, o); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestForgedLayer: a byte that was changed in an encrypted layer is found, though whoever changed it changed the manifest, too.
 func TestForgedLayer(t *testing.T) {
 	from, sealed, to := newPlace(t), newPlace(t), newPlace(t)

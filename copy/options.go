@@ -32,7 +32,8 @@ type Options struct {
 	// Compression is what layers are compressed with.
 	Compression Compression
 	// Encrypt, if it is not nil, encrypts layers for the keys it names: those that EncryptLayers counts, from 0 at the base or from
-	// -1 at the top, or all if it is empty. What is encrypted stays so, unless Decrypt has a key.
+	// -1 at the top, or all if it is empty. What is encrypted stays so, unless Decrypt has a key. Artifacts, and numbers that count no
+	// layer, are errors: nothing goes out as it is that was to be encrypted.
 	Encrypt       *config.EncryptConfig
 	EncryptLayers []int
 	// Decrypt, if it is not nil, decrypts the layers that are encrypted.

@@ -184,6 +184,9 @@ func (r *run) plan(ctx context.Context, s source, f form) (*plan, error) {
 
 // checkArtifact refuses what nobody can convert.
 func (r *run) checkArtifact(s source) error {
+	if r.Encrypt != nil {
+		return fmt.Errorf("%s is an artifact, which is not encrypted: %w", s.Digest, image.ErrUnsupported)
+	}
 	if r.Format != KeepFormat && r.Format != s.own() {
 		return fmt.Errorf("%s is an artifact, which is not converted to %s: %w", s.Digest, r.Format, image.ErrUnsupported)
 	}
@@ -197,6 +200,12 @@ func (r *run) planLayers(p *plan) (err error) {
 			return err
 		}
 		p.layers = layersOf(p.old.layers())
+	}
+	n := len(p.layers)
+	for _, i := range r.EncryptLayers {
+		if i < -n || i >= n {
+			return fmt.Errorf("there is no layer %d to encrypt among %d: %w", i, n, image.ErrInvalid)
+		}
 	}
 	for i := range p.layers {
 		if err := r.planLayer(p, i, p.form); err != nil {
@@ -225,11 +234,14 @@ func unworked(d image.Descriptor) layer { return layer{Descriptor: d, mediaType:
 func (r *run) planLayer(p *plan, i int, f form) error {
 	l, own := &p.layers[i], p.own()
 	t, ok := image.ParseLayerType(l.MediaType)
-	if !ok && f.format != own {
+	if !ok && (f.format != own || r.encrypts(i, len(p.layers))) {
 		return fmt.Errorf("layer %s has the media type %q, which is none of an image: %w", l.Digest, l.MediaType, image.ErrUnsupported)
 	}
 	if !ok {
 		return nil
+	}
+	if len(l.URLs) > 0 && r.encrypts(i, len(p.layers)) {
+		return fmt.Errorf("layer %s says where it lies unencrypted, by URLs: %w", l.Digest, image.ErrUnsupported)
 	}
 	if f.to == KeepCompression && f.format != own && f.format != OCI && t.Compression == image.Zstd {
 		f.to = Gzip
