@@ -66,6 +66,9 @@ func unreachable(err error) error {
 		return failuref(image.ErrUnavailable, "nobody listens there (%v): is the engine running? --daemon-host or DOCKER_HOST choose another one",
 			dial.Err)
 	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return failuref(image.ErrUnavailable, "it hung up before it had answered")
+	}
 	return failuref(image.ErrUnavailable, "%s", clean(err.Error()))
 }
 
@@ -91,7 +94,16 @@ func newStatusError(method string, status int, body io.Reader) *statusError {
 	if words = clean(words); words == "" {
 		words = strings.ToLower(http.StatusText(status))
 	}
-	return &statusError{status, words, method != http.MethodGet}
+	e := &statusError{status, words, method != http.MethodGet}
+	if e.wantsTLS() {
+		e.words += " Write https://host:port, with the certificates' folder in DOCKER_CERT_PATH."
+	}
+	return e
+}
+
+// wantsTLS tells whether it was asked without, and does not answer so.
+func (e *statusError) wantsTLS() bool {
+	return e.status == http.StatusBadRequest && strings.Contains(e.words, "HTTPS server")
 }
 
 // Unwrap is what a status means to those who only know images.
@@ -107,7 +119,7 @@ func (e *statusError) Unwrap() error {
 		return image.ErrTooLarge
 	case noRoom(e.words):
 		return image.ErrQuota
-	case e.status/100 != 4, strings.Contains(e.words, "HTTPS server"), e.outdated():
+	case e.status/100 != 4, e.wantsTLS(), e.outdated():
 		return image.ErrUnavailable
 	case e.write:
 		return image.ErrRefused

@@ -44,8 +44,12 @@ func (c *client) names(ctx context.Context) ([]name, error) {
 func readNames(r io.Reader) ([]name, error) {
 	limit := &io.LimitedReader{R: r, N: maxEntry}
 	dec := json.NewDecoder(limit)
-	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
-		return nil, errors.Join(err, errors.New("the images are no list"))
+	start, err := dec.Token()
+	if err == nil && start != json.Delim('[') {
+		err = errors.New("the images are no list")
+	}
+	if err != nil {
+		return nil, err
 	}
 	var names []name
 	for dec.More() {
@@ -64,7 +68,7 @@ func readNames(r io.Reader) ([]name, error) {
 			}
 		}
 	}
-	_, err := dec.Token()
+	_, err = dec.Token()
 	return names, err
 }
 
