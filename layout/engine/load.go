@@ -143,10 +143,11 @@ func readProgress(body io.Reader) (id string, err error) {
 
 // loadError is what the words mean that an engine ends with.
 func loadError(words string) error {
-	switch words = clean(words); {
-	case words == "":
+	if words == "" {
 		return nil
-	case noRoom(words):
+	}
+	words = clean(words)
+	if noRoom(words) {
 		return failuref(image.ErrQuota, "the engine has no room for it: %s", words)
 	}
 	return failuref(image.ErrRefused, "the engine does not take it: %s", words)

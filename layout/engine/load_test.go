@@ -130,18 +130,19 @@ func TestLoadFails(t *testing.T) {
 		load, inspect http.HandlerFunc
 		want          error
 	}{
-		"refuses":              {says(200, `{"stream":"Loading"}{"errorDetail":{"message":"invalid diffID for layer 0"},"error":"invalid diffID for layer 0"}`), nil, image.ErrRefused},
-		"refuses in old words": {says(200, `{"error":"archive/tar: invalid tar header"}`), nil, image.ErrRefused},
-		"is full":              {says(200, `{"errorDetail":{"message":"Error processing tar file: no space left on device"}}`), nil, image.ErrQuota},
-		"answers no":           {says(400, `{"message":"bad parameter"}`), nil, image.ErrRefused},
-		"breaks":               {says(500, ``), nil, image.ErrUnavailable},
-		"answers early":        {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"error":"no"}`) }, nil, image.ErrRefused},
-		"hangs up":             {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil, image.ErrUnavailable},
-		"is cut short":         {cut(`{"stream":"Loading"}{"str`), nil, image.ErrUnavailable},
-		"talks garbage":        {says(200, "loaded!"), nil, image.ErrUnavailable},
-		"talks for ever":       {endless(`{"stream":"`, "x"), nil, image.ErrUnavailable},
-		"loads nothing":        {says(200, `{"stream":"done"}`), says(404, `{"message":"no such image"}`), image.ErrNotFound},
-		"loads another one":    {says(200, `{"stream":"done"}`), says(200, other), image.ErrRefused},
+		"refuses":               {says(200, `{"stream":"Loading"}{"errorDetail":{"message":"invalid diffID for layer 0"},"error":"invalid diffID for layer 0"}`), nil, image.ErrRefused},
+		"refuses in old words":  {says(200, `{"error":"archive/tar: invalid tar header"}`), nil, image.ErrRefused},
+		"refuses without words": {says(200, `{"error":"\u0000"}`), nil, image.ErrRefused},
+		"is full":               {says(200, `{"errorDetail":{"message":"Error processing tar file: no space left on device"}}`), nil, image.ErrQuota},
+		"answers no":            {says(400, `{"message":"bad parameter"}`), nil, image.ErrRefused},
+		"breaks":                {says(500, ``), nil, image.ErrUnavailable},
+		"answers early":         {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"error":"no"}`) }, nil, image.ErrRefused},
+		"hangs up":              {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil, image.ErrUnavailable},
+		"is cut short":          {cut(`{"stream":"Loading"}{"str`), nil, image.ErrUnavailable},
+		"talks garbage":         {says(200, "loaded!"), nil, image.ErrUnavailable},
+		"talks for ever":        {endless(`{"stream":"`, "x"), nil, image.ErrUnavailable},
+		"loads nothing":         {says(200, `{"stream":"done"}`), says(404, `{"message":"no such image"}`), image.ErrNotFound},
+		"loads another one":     {says(200, `{"stream":"done"}`), says(200, other), image.ErrRefused},
 	} {
 		e := serve(t, Options{}, answers{"POST /images/load": test.load, "GET /images/docker.io/library/hello:v1/json": test.inspect})
 		_, sink := at(t, e, "docker.io", "library/hello")

@@ -7,9 +7,6 @@ import (
 	"errors"
 	"io"
 	"maps"
-	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -25,14 +22,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// must2 is what came, or a panic.
-func must2[T any](got T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return got
 }
 
 func want[T any](t *testing.T, what string, got, want T) {
@@ -82,36 +71,4 @@ func tags(t *testing.T, src image.Source) []string {
 		all = append(all, tag)
 	}
 	return all
-}
-
-// cutting is a socket that leads to another one, and lets no connection send more than so many bytes.
-func cutting(t *testing.T, socket string, most int64) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "engine-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, "sock"))
-	must(t, err)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go lead(conn, socket, most)
-		}
-	}()
-	return "unix://" + filepath.Join(dir, "sock")
-}
-
-func lead(conn net.Conn, socket string, most int64) {
-	defer conn.Close()
-	to, err := net.Dial("unix", socket)
-	if err != nil {
-		return
-	}
-	defer to.Close()
-	go io.Copy(conn, to)
-	io.CopyN(to, conn, most)
 }

@@ -8,11 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -31,7 +29,7 @@ func TestDocker(t *testing.T) {
 	t.Cleanup(func() { e.Close() })
 	r := &real{docker, e, busybox(t)}
 	for name, test := range map[string]func(*testing.T){
-		"Runs": r.runs, "Reads": r.reads, "Untags": r.untags, "Moves": r.moves, "IDs": r.ids, "Refuses": r.refuses, "Interrupted": r.interrupted,
+		"Runs": r.runs, "Reads": r.reads, "Untags": r.untags, "Moves": r.moves, "IDs": r.ids, "Refuses": r.refuses, "Interrupted": r.interrupted, "Killed": r.killed,
 	} {
 		t.Run(name, test)
 	}
@@ -226,6 +224,8 @@ func (r *real) ids(t *testing.T) {
 	must(t, err)
 	src, err := h.Source(t.Context(), "")
 	must(t, err)
+	_, other := r.repository(t, "more")
+	put(t, other, "v1", v1.ImageConfig{User: "more"}, plain(tarOf(t, map[string]string{"more": ""})))
 	_, named := r.repository(t, "ids")
 	c := put(t, named, "v1", v1.ImageConfig{User: "ids"}, plain(tarOf(t, map[string]string{"ids": ""})))
 	for _, ref := range []string{c.Digest.Encoded(), c.Digest.Encoded()[:12]} {
@@ -276,50 +276,4 @@ func (r *real) refuses(t *testing.T) {
 	wantErr(t, "delete what a container uses", sink.Delete(t.Context(), "used"), image.ErrRefused)
 	r.Docker(t, "rm", "--force", "user")
 	must(t, sink.Delete(t.Context(), "used"))
-}
-
-// images are the IDs of all.
-func (r *real) images(t *testing.T) []string {
-	t.Helper()
-	return slices.Sorted(strings.FieldsSeq(r.Docker(t, "images", "--all", "--quiet")))
-}
-
-// interrupted, a load leaves nothing, and the tag where it was.
-func (r *real) interrupted(t *testing.T) {
-	src, sink := r.repository(t, "interrupted")
-	put(t, sink, "v1", v1.ImageConfig{User: "before"}, plain(tarOf(t, map[string]string{"a": "1"})))
-	before, err := src.Resolve(t.Context(), "v1")
-	must(t, err)
-	proxied, err := engine.Open(engine.Options{Host: cutting(t, strings.TrimPrefix(r.Host, "unix://"), 1<<20), TempDir: t.TempDir()})
-	must(t, err)
-	defer proxied.Close()
-	h, err := proxied.Host("example.com")
-	must(t, err)
-	broken, err := h.Sink(t.Context(), "interrupted")
-	must(t, err)
-	images := r.images(t)
-	raw, err := json.Marshal(v1.Image{
-		Platform: v1.Platform{OS: "linux", Architecture: "amd64"}, RootFS: v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(r.busybox)}},
-	})
-	must(t, err)
-	m := v1.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
-		Config: describe(v1.MediaTypeImageConfig, raw), Layers: []v1.Descriptor{describe(v1.MediaTypeImageLayer, r.busybox)},
-	}
-	manifest, err := json.Marshal(m)
-	must(t, err)
-	push(t, broken, m.Config, raw)
-	push(t, broken, m.Layers[0], r.busybox)
-	d := describe(v1.MediaTypeImageManifest, manifest)
-	wantErr(t, "tag by a connection that breaks", broken.Tag(t.Context(), d, manifest, "v1"), image.ErrUnavailable)
-	want(t, "images", r.images(t), images)
-	after, err := src.Resolve(t.Context(), "v1")
-	must(t, err)
-	want(t, "the tag", after, before)
-	push(t, sink, m.Config, raw)
-	push(t, sink, m.Layers[0], r.busybox)
-	must(t, sink.Tag(t.Context(), d, manifest, "v1"))
-	if diff := cmp.Diff(before, must2(src.Resolve(t.Context(), "v1"))); diff == "" {
-		t.Error("the second try changed nothing")
-	}
 }
