@@ -47,14 +47,14 @@ func (k *taker) inspect(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-func (k *taker) answers(p pushed) answers {
+func (k *taker) answers() answers {
 	return answers{"POST /images/load": k.load, "GET /images/docker.io/library/hello:v1/json": k.inspect}
 }
 
 // TestArchive is what the engine is given: manifest.json first, then what it names, each once and with no zstd in it.
 func TestArchive(t *testing.T) {
 	k := &taker{}
-	e := serve(t, Options{}, k.answers(pushed{}))
+	e := serve(t, Options{}, k.answers())
 	_, sink := at(t, e, "docker.io", "library/hello")
 	one, two := layer(t, "one", 0o644, bytes.Repeat([]byte("one"), 100_000)), layer(t, "two", 0o644, []byte("two"))
 	squeeze := func(plain []byte) []byte {
@@ -116,7 +116,7 @@ func TestModernArchive(t *testing.T) {
 
 // TestBrokenZstd, or what is only called so.
 func TestBrokenZstd(t *testing.T) {
-	e := serve(t, Options{}, (&taker{}).answers(pushed{}))
+	e := serve(t, Options{}, (&taker{}).answers())
 	_, sink := at(t, e, "docker.io", "library/hello")
 	broken := func([]byte) []byte { return append(bytes.Clone(zstdMagic), "garbage"...) }
 	p := push(t, sink, v1.ImageConfig{}, "+zstd", broken, nil)
@@ -254,7 +254,7 @@ func TestExpect(t *testing.T) {
 	}
 }
 
-// TestMissingParts: an image of what nobody pushed, or of what was given up.
+// TestMissingParts: an image of what nobody pushed.
 func TestMissingParts(t *testing.T) {
 	e := serve(t, Options{}, nil)
 	_, sink := at(t, e, "docker.io", "library/hello")
@@ -263,13 +263,31 @@ func TestMissingParts(t *testing.T) {
 	_, elsewhere := at(t, other, "docker.io", "library/hello")
 	err := elsewhere.Tag(t.Context(), p.Descriptor, p.raw, "v1")
 	wantErr(t, "tag what was not pushed", err, image.ErrNotFound)
-	for _, b := range e.pushed.blobs {
-		b.used = b.used.Add(-2 * keepPushed)
+}
+
+// TestKept is what was pushed: for a day as long as there is no image of it, and then for as long as somebody may want it once more.
+func TestKept(t *testing.T) {
+	k := &taker{}
+	e := serve(t, Options{}, k.answers())
+	_, sink := at(t, e, "docker.io", "library/hello")
+	p := push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, nil))
+	later := func(what string, d time.Duration, there bool) {
+		t.Helper()
+		for _, b := range e.pushed.blobs {
+			b.used = time.Now().Add(-d)
+		}
+		e.pushed.settle(nil)
+		want(t, what, e.pushed.blobs[p.config.Digest] != nil, there)
 	}
-	push(t, sink, v1.ImageConfig{User: "other"}, "", unpacked)
-	if _, ok := e.pushed.take(p.config.Digest, -1); ok {
-		t.Error("what no image wanted stays")
-	}
+	later("an hour after the push", time.Hour, true)
+	push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, nil)) // by somebody else
+	must(t, sink.Tag(t.Context(), p.Descriptor, p.raw, "v1"))
+	later("while the other one is on his way", time.Hour, true)
+	must(t, sink.Tag(t.Context(), p.Descriptor, p.raw, "v1"))
+	later("after that", time.Minute, true)
+	later("an hour after that", time.Hour, false)
+	push(t, sink, v1.ImageConfig{}, "", unpacked, layer(t, "hello", 0o644, nil))
+	later("two days after a push", 2*keepPushed, false)
 }
 
 // TestNothingIsLeft of what was pushed, or is being pushed, on any disk.

@@ -73,7 +73,7 @@ func isLayer(mediaType string) bool {
 	return tar && !strings.HasSuffix(mediaType, "+encrypted")
 }
 
-// Push implements image.Sink. A blob is kept here until there is an image of it, for an hour at the least. A manifest makes an image of
+// Push implements image.Sink. A blob is kept here until there is an image of it, for a day at the least. A manifest makes an image of
 // what was pushed, without a name.
 func (s *sink) Push(ctx context.Context, d image.Descriptor, content image.Content) (image.How, error) {
 	how, err := s.push(ctx, d, content)
@@ -96,8 +96,7 @@ func (s *sink) push(ctx context.Context, d image.Descriptor, content image.Conte
 	if s.skips(d) {
 		return image.Skipped, nil
 	}
-	if b, ok := s.engine.pushed.take(d.Digest, d.Size); ok {
-		s.engine.pushed.release(b)
+	if s.engine.pushed.expect(d) {
 		return image.Skipped, nil
 	}
 	return how(content), s.engine.pushed.put(ctx, d, content)
@@ -136,6 +135,9 @@ func (s *sink) pushManifest(ctx context.Context, d image.Descriptor, content ima
 	}
 	if err == nil && content.Sent != nil {
 		content.Sent(int64(len(raw)))
+	}
+	if err == nil {
+		s.engine.pushed.settle(i.m.Children())
 	}
 	if has {
 		return image.Skipped, err
@@ -201,6 +203,9 @@ func (s *sink) tag(ctx context.Context, d image.Descriptor, raw []byte, tag stri
 	}
 	if err = s.engine.name(ctx, i, s.at, tag); missing(err) {
 		err = s.engine.put(ctx, i, s.at, tag)
+	}
+	if err == nil {
+		s.engine.pushed.settle(i.m.Children())
 	}
 	return err
 }

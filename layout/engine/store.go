@@ -13,8 +13,12 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-// keepPushed is how long a blob is kept that was pushed, and that no image has asked for since.
-const keepPushed = time.Hour
+// How long a blob is kept that nobody used: one that an image is still to be made of, and one that is part of an image already and
+// saves who puts another one a transfer.
+const (
+	keepPushed = 24 * time.Hour
+	keepLoaded = 10 * time.Minute
+)
 
 // store keeps the blobs that were pushed until there is an image made of them.
 type store struct {
@@ -27,11 +31,21 @@ type store struct {
 
 // blob is content in a file, verified.
 type blob struct {
-	file  *os.File
-	size  int64
-	users int
-	used  time.Time
-	loose bool // nobody but its user knows of it
+	file    *os.File
+	size    int64
+	users   int
+	used    time.Time
+	pending int  // how often it was pushed for an image that is not there yet
+	loose   bool // nobody but its user knows of it
+}
+
+// stale tells whether it has been kept for long enough.
+func (b *blob) stale() bool {
+	keep := keepPushed
+	if b.pending == 0 {
+		keep = keepLoaded
+	}
+	return b.users == 0 && time.Since(b.used) > keep
 }
 
 func newStore(dir string) *store { return &store{dir: dir, blobs: map[digest.Digest]*blob{}} }
@@ -47,6 +61,41 @@ func (s *store) take(dgst digest.Digest, size int64) (*blob, bool) {
 	b.users++
 	b.used = time.Now()
 	return b, true
+}
+
+// expect tells whether the blob d is here, and keeps it for an image that is to come.
+func (s *store) expect(d image.Descriptor) bool {
+	b, ok := s.take(d.Digest, d.Size)
+	if ok {
+		defer s.release(b)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		b.pending++
+	}
+	return ok
+}
+
+// settle takes note of an image that came to be, and gives up what nobody wants any more.
+func (s *store) settle(parts []image.Descriptor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[digest.Digest]bool{}
+	for _, d := range parts {
+		if b := s.blobs[d.Digest]; b != nil && !seen[d.Digest] {
+			b.pending = max(b.pending-1, 0)
+		}
+		seen[d.Digest] = true
+	}
+	s.sweep()
+}
+
+func (s *store) sweep() {
+	for dgst, b := range s.blobs {
+		if b.stale() {
+			b.file.Close()
+			delete(s.blobs, dgst)
+		}
+	}
 }
 
 func (s *store) release(b *blob) {
@@ -73,7 +122,7 @@ func (s *store) put(ctx context.Context, d image.Descriptor, content image.Conte
 	if err != nil {
 		return err
 	}
-	return s.add(d.Digest, &blob{file: file, size: size, used: time.Now()})
+	return s.add(d.Digest, &blob{file: file, size: size, used: time.Now(), pending: 1})
 }
 
 // fill writes what r reads into a new file.
@@ -116,13 +165,9 @@ func (s *store) add(dgst digest.Digest, b *blob) error {
 		b.file.Close()
 		return fmt.Errorf("it was closed: %w", context.Canceled)
 	}
-	for other, old := range s.blobs {
-		if old.users == 0 && time.Since(old.used) > keepPushed {
-			old.file.Close()
-			delete(s.blobs, other)
-		}
-	}
-	if s.blobs[dgst] != nil {
+	s.sweep()
+	if other := s.blobs[dgst]; other != nil {
+		other.pending++
 		b.file.Close()
 		return nil
 	}
