@@ -299,8 +299,11 @@ func TestBadSaves(t *testing.T) {
 		"a failure":       {says(http.StatusInternalServerError, `{"message":"no such layer"}`), image.ErrUnavailable},
 		"another layer":   {says(http.StatusOK, string(bytes.Replace(img.tar, []byte("hello"), []byte("HELLO"), 1))), image.ErrDigest},
 	} {
-		dir := t.TempDir()
-		s := newShop(t, Options{Timeout: 20 * time.Millisecond, TempDir: dir})
+		dir, timeout := t.TempDir(), time.Minute
+		if what == "silence" {
+			timeout = 20 * time.Millisecond
+		}
+		s := newShop(t, Options{Timeout: timeout, TempDir: dir})
 		s.has(img, "docker.io/library/hello:v1")
 		s.add("GET /images/"+img.id.String()+"/get", test.answer)
 		src, _ := at(t, s.Engine, "docker.io", "hello")
