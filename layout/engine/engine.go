@@ -1,10 +1,11 @@
 // Package engine is a Docker engine as a place to read images from and to write them to, by its API
 // (https://docs.docker.com/reference/api/engine/) and over its socket.
 //
-// An engine keeps images in a form of its own, layers unpacked and no manifests, and gives and takes them whole, as docker save
-// writes them. So an image that is read is fetched into a file first, once, and has a manifest that is made of what came: always
-// the same for the same image, and the one that skopeo makes. What is pushed is kept in files until there is a manifest for it, and
-// goes to the engine with it. These files have no names: nothing is left of them, whatever ends the process.
+// Most engines keep images in a form of their own, layers unpacked and no manifests, and give and take them whole, as docker save
+// writes them. So an image that is read is fetched into a file first, once, and where the engine has no manifest one is made of what
+// came: always the same for the same image, and the one that skopeo makes. The file is locked while it is of use, and what a killed
+// process left goes with the next image. What is pushed is kept in files without names until there is a manifest for it, and goes to
+// the engine with it. An engine that keeps images in containerd (Docker 25 and later can) gets them as they are, and gives them back so.
 package engine
 
 import (
