@@ -277,10 +277,17 @@ func (r *run) copy(ctx context.Context, l layer, depth int) (result, error) {
 	return result{Descriptor: m.Descriptor}, err
 }
 
-// push brings one manifest or blob to where it goes, when there is room for it. The events call it by the name it had.
+// push brings one blob to where it goes. The events call it by the name it had.
 func (r *run) push(ctx context.Context, was, d image.Descriptor, content image.Content) error {
+	how, err := r.send(ctx, was, d, content)
+	r.finish(was, how, err)
+	return err
+}
+
+// send pushes a blob when there is room for it, and leaves it to the caller to tell how that ended.
+func (r *run) send(ctx context.Context, was, d image.Descriptor, content image.Content) (image.How, error) {
 	if err := r.room.Acquire(ctx, 1); err != nil {
-		return err
+		return "", err
 	}
 	defer r.room.Release(1)
 	r.Events(Event{Descriptor: was, State: Moving})
@@ -291,9 +298,7 @@ func (r *run) push(ctx context.Context, was, d image.Descriptor, content image.C
 			told(n)
 		}
 	}
-	how, err := r.to.Push(ctx, d, content)
-	r.finish(was, how, err)
-	return err
+	return r.to.Push(ctx, d, content)
 }
 
 func (r *run) finish(d image.Descriptor, how image.How, err error) {

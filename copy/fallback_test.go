@@ -228,6 +228,11 @@ func TestOtherForm(t *testing.T) {
 			if test.holds == nil {
 				to.holds = func(*image.Manifest) bool { return true }
 			}
+			test.o.Events = func(e copy.Event) {
+				if e.State == copy.Failed {
+					t.Errorf("%s failed: %v", e.Descriptor.Digest, e.Err)
+				}
+			}
 			d, err := copy.Run(t.Context(), to, copy.From(u, image.Repository{}), root, test.o)
 			must(t, err)
 			_, m := manifest(t, to, d)
@@ -259,6 +264,34 @@ func TestOtherForm(t *testing.T) {
 			return true
 		})
 	})
+}
+
+// corrupting is a Source whose layers are damaged on the way.
+type corrupting struct{ image.Source }
+
+func (c corrupting) Fetch(ctx context.Context, d image.Descriptor) (io.ReadCloser, error) {
+	r, err := c.Source.Fetch(ctx, d)
+	if err != nil || d.Size < 1000 {
+		return r, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(r)
+	raw[len(raw)/2] ^= 0xff
+	return io.NopCloser(bytes.NewReader(raw)), err
+}
+
+func (corrupting) FetchRange(context.Context, image.Descriptor, int64, int64) (io.ReadCloser, error) {
+	return nil, image.ErrUnsupported
+}
+
+// TestDamaged: a layer that came damaged is said to be that, and not to be compressed wrongly.
+func TestDamaged(t *testing.T) {
+	from, to := newPlace(t), newPlace(t)
+	root := anImage(t, from, "amd64", "")
+	o := copy.Options{Compression: copy.Compression{To: copy.Zstd}}
+	if _, err := copy.Run(t.Context(), to, copy.From(corrupting{from}, image.Repository{}), root, o); !errors.Is(err, image.ErrDigest) {
+		t.Error(err)
+	}
 }
 
 // TestConvertingEvents: the events call layers what they were, count what was read of them, and end for all.

@@ -45,22 +45,19 @@ func (r *run) blob(ctx context.Context, l layer) (result, error) {
 	}
 	as := d
 	as.MediaType = l.mediaType
-	err = r.push(ctx, d, as, content)
-	if errors.As(err, &other) {
-		return r.otherForm(ctx, l, content, err)
+	how, err := r.send(ctx, d, as, content)
+	if t, ok := image.ParseLayerType(l.mediaType); ok && !t.Encrypted && !r.PreserveDigests && errors.As(err, &other) {
+		return r.otherForm(ctx, l, t, content)
 	}
+	if errors.As(err, &other) && r.PreserveDigests {
+		err = fmt.Errorf("%w, and digests are to be preserved: %w", err, image.ErrRefused)
+	}
+	r.finish(d, how, err)
 	return result{Descriptor: d}, err
 }
 
-// otherForm copies a layer that the source has only in another form, and the destination not at all.
-func (r *run) otherForm(ctx context.Context, l layer, content image.Content, err error) (result, error) {
-	t, ok := image.ParseLayerType(l.mediaType)
-	if !ok || t.Encrypted {
-		return result{}, err
-	}
-	if r.PreserveDigests {
-		return result{}, fmt.Errorf("%w, and digests are to be preserved: %w", err, image.ErrRefused)
-	}
+// otherForm copies a layer, of the type t, that the source has only in another form, and the destination not at all.
+func (r *run) otherForm(ctx context.Context, l layer, t image.LayerType, content image.Content) (result, error) {
 	l.work.to = Gzip
 	if t.Compression == image.Uncompressed {
 		l.work.to = Uncompressed
@@ -86,6 +83,9 @@ func (r *run) convert(ctx context.Context, l layer, content image.Content) (resu
 	if as.Digest == l.Digest {
 		l.Size = as.Size // of a schema 1 layer, nobody said
 	}
+	if out.streams {
+		return out.result, r.push(ctx, l.Descriptor, as, out.content)
+	}
 	return out.result, r.pushQuietly(ctx, l.Descriptor, as, out.content)
 }
 
@@ -104,6 +104,8 @@ func (r *run) pushQuietly(ctx context.Context, was, d image.Descriptor, content 
 type output struct {
 	result
 	content image.Content
+	// streams tells that nothing of the content was read yet.
+	streams bool
 	close   func()
 }
 
@@ -145,7 +147,7 @@ func (r *run) makeOther(ctx context.Context, d, have image.Descriptor, w work) (
 	}
 	if ok && t.Compression == image.Uncompressed && w.to == Uncompressed && !w.encrypt && have.Size >= 0 {
 		as := result{image.Descriptor{Digest: have.Digest, Size: have.Size}, have.Digest}
-		return &output{as, content, func() {}}, w.verify(have.Digest)
+		return &output{as, content, true, func() {}}, w.verify(have.Digest)
 	}
 	src, err := content.Open(ctx, 0)
 	if err != nil {

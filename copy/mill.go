@@ -2,6 +2,7 @@ package copy
 
 import (
 	"context"
+	"errors"
 	"hash"
 	"io"
 	"os"
@@ -30,7 +31,7 @@ func (r *run) mill(ctx context.Context, was, have image.Descriptor, src io.ReadC
 		return nil, in.blame(err)
 	}
 	got.Digest, got.Size = digest.NewDigest(digest.Canonical, out.hash), out.size
-	return &output{got, out.content(), func() { out.file.Close() }}, nil
+	return &output{got, out.content(), false, func() { out.file.Close() }}, nil
 }
 
 // grind does the work: what it reads is decrypted, decompressed, compressed and encrypted, as w says, in this order.
@@ -144,8 +145,12 @@ func (in *intake) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// blame finds out whose error err is: one of the reading goes first, since who reads makes others of it.
+// blame finds out whose error err is: one of the reading goes first, since who reads makes others of it. What can't be decompressed
+// may be something else than was asked for.
 func (in *intake) blame(err error) error {
+	if errors.Is(err, image.ErrInvalid) {
+		_, _ = io.Copy(io.Discard, in) // in.err tells
+	}
 	if in.err != nil && in.err != io.EOF {
 		return in.err
 	}
