@@ -52,15 +52,14 @@ func (k *sink) commit(ctx context.Context, d image.Descriptor, raw []byte, names
 	if err != nil {
 		return err
 	}
-	u, err := k.expect(d, raw)
-	if err == nil && there {
+	k.mu.Lock()
+	u := k.image(d, m)
+	k.mu.Unlock()
+	if there {
 		k.finish(u)
 		return nil
 	}
-	if err == nil {
-		err = k.settle(ctx, u)
-	}
-	if err != nil {
+	if err := k.settle(ctx, u); err != nil {
 		return err
 	}
 	w.config, w.created, w.top = u.config, u.created, u.parent

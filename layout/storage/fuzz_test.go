@@ -17,7 +17,8 @@ import (
 func FuzzLayer(f *testing.F) {
 	plain := []byte("not a tar, but what is one?")
 	w, _ := zstd.NewWriter(nil)
-	for _, seed := range [][]byte{nil, plain, zipped(plain), w.EncodeAll(plain, nil), {0x42, 0x5A, 0x68}, {0xFD, 0x37, 0x7A, 0x58, 0x5A, 0x00}} {
+	for _, seed := range [][]byte{nil, plain, zipped(plain), w.EncodeAll(plain, nil), {0x42, 0x5A, 0x68}, {0xFD, 0x37, 0x7A, 0x58, 0x5A, 0x00},
+		[]byte("\x1f\x8b\b7000000\x00\x00")} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

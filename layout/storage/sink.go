@@ -72,40 +72,44 @@ func newSink(s *Store, at image.Repository) *sink {
 func (k *sink) Expect(ctx context.Context, d image.Descriptor, raw []byte) error {
 	err := ctx.Err()
 	if err == nil {
-		_, err = k.expect(d, raw)
+		err = k.expect(d, raw)
 	}
 	return k.failed("store", d.Digest.String(), err)
 }
 
 func (k *sink) failed(op, ref string, err error) error { return k.store.failed(op, at(k.at, ref), err) }
 
-// expect is the image, whose unpacking begins when its blobs come.
-func (k *sink) expect(d image.Descriptor, raw []byte) (*unpacking, error) {
+func (k *sink) expect(d image.Descriptor, raw []byte) error {
 	m, err := parseManifest(d, raw)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if m.IsIndex() {
 		k.remember(expectedIndex{d, raw, m.Manifests})
 	}
 	if err := holdable(m); err != nil {
-		return nil, err
+		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.dropOld(time.Now())
-	u := k.coming[d.Digest]
-	if u == nil {
-		d.MediaType, d.Size = m.MediaType, int64(len(raw))
-		u = &unpacking{Descriptor: d, raw: bytes.Clone(raw), m: m}
-		k.coming[d.Digest] = u
-	}
-	u.at = time.Now()
+	u := k.image(d, m)
 	if !u.running { // an earlier attempt's failure and layers may be gone
 		u.err, u.next, u.parent = nil, 0, ""
 	}
 	k.advance(u)
-	return u, nil
+	return nil
+}
+
+// image is what is known of a manifest's image, which comes now if it did not before. It needs the lock.
+func (k *sink) image(d image.Descriptor, m *image.Manifest) *unpacking {
+	u := k.coming[d.Digest]
+	if u == nil {
+		u = &unpacking{Descriptor: d, m: m}
+		k.coming[d.Digest] = u
+	}
+	u.at = time.Now()
+	return u
 }
 
 // parseManifest reads a manifest that must match d.

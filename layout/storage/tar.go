@@ -55,6 +55,9 @@ func unpacked(layer io.ReadCloser, diffID digest.Digest) *tarReader {
 // decompress fills buffers until the end, which is io.EOF if it is the right one.
 func (t *tarReader) decompress(layer io.Reader, diffID digest.Digest) error {
 	plain, err := decompressed(layer)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF // amid the compression's header
+	}
 	if err != nil {
 		return err
 	}

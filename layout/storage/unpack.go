@@ -20,7 +20,6 @@ import (
 // unpacking is an image on its way into the store. What can change does so under the sink's lock.
 type unpacking struct {
 	image.Descriptor // of the manifest
-	raw              []byte
 	m                *image.Manifest
 
 	config  []byte // nil as long as it has not come
