@@ -45,6 +45,11 @@ func TestPodmanReads(t *testing.T) {
 			equal(t, "skopeo inspect", run(t, "skopeo", "inspect", "--raw", p.ref(repository+":v1")), string(img.raw))
 			equal(t, "skopeo inspect", run(t, "skopeo", "inspect", "--config", "--raw", p.ref(repository+":v1")), string(img.config))
 
+			before := p.layers(t)
+			run(t, "skopeo", "--insecure-policy", "copy", "oci:"+inLayout(t, img)+":v1", p.ref(repository+":v2"))
+			equal(t, "layers after skopeo copy", p.layers(t), before)
+			p.podman(t, "podman", "untag", repository+":v1", repository+":v2")
+
 			root := strings.TrimSpace(p.podman(t, "podman", "image", "mount", repository+":v1"))
 			equal(t, "podman image mount", run(t, "sh", "-c", "cd \"$1\" && cat etc/hello etc/link && ls etc && stat -c %u:%g etc/hello", "sh", root),
 				"hello 1hello 1hello\nlink\n12:34\n")
@@ -100,6 +105,9 @@ func TestPodmanWrote(t *testing.T) {
 			for i, packed := range img.m.Layers {
 				formed(t, src, packed, img, i)
 			}
+
+			equal(t, "how we push it", img.store(t, p.sink(t, "registry.test/ours"), "v1"), []image.How{image.Uploaded, image.Skipped, image.Skipped})
+			must(t, p.sink(t, "registry.test/ours").Delete(t.Context(), "v1"))
 
 			container := strings.TrimSpace(p.podman(t, "buildah", "from", "--pull-never", repository+":v1"))
 			p.podman(t, "buildah", "config", "--env", "A=b", container)
