@@ -77,7 +77,7 @@ func (s *source) blob(ctx context.Context, d image.Descriptor) (blob, error) {
 	if !errors.Is(translate(err), image.ErrNotFound) {
 		return blob{described, raw, nil}, err
 	}
-	for _, look := range []func(context.Context, image.Descriptor) (blob, error){s.config, s.unpacked, s.packed} {
+	for _, look := range []func(context.Context, image.Descriptor) (blob, error){s.config, s.unpacked, s.packed, s.elsewhere} {
 		b, err := look(ctx, d)
 		if !errors.Is(translate(err), image.ErrNotFound) || errors.As(err, new(*image.FormError)) {
 			return b, err
@@ -86,20 +86,18 @@ func (s *source) blob(ctx context.Context, d image.Descriptor) (blob, error) {
 	return blob{}, fmt.Errorf("no image has it: %w", image.ErrNotFound)
 }
 
-// config is content that is kept with an image, under its digest.
+// config is that of the image which has its ID from it.
 func (s *source) config(ctx context.Context, d image.Descriptor) (blob, error) {
-	id, key := d.Digest.Encoded(), d.Digest.String()
-	if _, err := ask(ctx, func() (int64, error) { return s.store.lib.ImageBigDataSize(id, key) }); err != nil {
-		// The ID is that of another image.
-		images, err := ask(ctx, s.store.lib.Images)
-		i := slices.IndexFunc(images, func(img storage.Image) bool { return slices.Contains(img.BigDataNames, key) })
-		if err != nil || i < 0 {
-			return blob{}, errors.Join(err, image.ErrNotFound)
-		}
-		id = images[i].ID
+	return s.kept(ctx, d.Digest.Encoded(), d.Digest)
+}
+
+// kept is content that is kept with an image, under its digest.
+func (s *source) kept(ctx context.Context, id string, dgst digest.Digest) (blob, error) {
+	raw, err := s.store.data(ctx, id, dgst.String(), maxConfig)
+	if errors.Is(err, storage.ErrSizeUnknown) {
+		err = image.ErrNotFound
 	}
-	raw, err := s.store.data(ctx, id, key, maxConfig)
-	return blob{image.Descriptor{MediaType: mediaTypeBlob, Digest: d.Digest, Size: int64(len(raw))}, raw, nil}, err
+	return blob{image.Descriptor{MediaType: mediaTypeBlob, Digest: dgst, Size: int64(len(raw))}, raw, nil}, err
 }
 
 // unpacked is a layer, by the digest of its tar.
@@ -118,13 +116,29 @@ func layerBlob(layer *storage.Layer, dgst digest.Digest) blob {
 	return blob{image.Descriptor{MediaType: mediaTypeBlob, Digest: dgst, Size: max(layer.UncompressedSize, -1)}, nil, layer}
 }
 
-// packed is the FormError of a layer, by a digest that it came with, or that a manifest of this repository calls it by.
+// packed is the FormError of a layer, by the digest that it came with.
 func (s *source) packed(ctx context.Context, d image.Descriptor) (blob, error) {
 	layers, err := ask(ctx, func() ([]storage.Layer, error) { return s.store.lib.LayersByCompressedDigest(d.Digest) })
 	if err == nil && len(layers) > 0 && diffID(&layers[0]) != "" {
 		return blob{}, formError(d, &layers[0])
 	}
-	layer, err := s.named(ctx, d.Digest)
+	if err == nil {
+		err = image.ErrNotFound
+	}
+	return blob{}, err
+}
+
+// elsewhere looks through all images, for what is kept with one of another ID, and for what a manifest of this repository calls a layer.
+func (s *source) elsewhere(ctx context.Context, d image.Descriptor) (blob, error) {
+	images, err := ask(ctx, s.store.lib.Images)
+	if err != nil {
+		return blob{}, err
+	}
+	key := d.Digest.String()
+	if i := slices.IndexFunc(images, func(img storage.Image) bool { return slices.Contains(img.BigDataNames, key) }); i >= 0 {
+		return s.kept(ctx, images[i].ID, d.Digest)
+	}
+	layer, err := s.named(ctx, images, d.Digest)
 	if err != nil {
 		return blob{}, err
 	}
@@ -156,11 +170,7 @@ func diffID(layer *storage.Layer) digest.Digest {
 }
 
 // named is the layer that a manifest of this repository calls by a digest, or whose tar should have it.
-func (s *source) named(ctx context.Context, dgst digest.Digest) (*storage.Layer, error) {
-	images, err := s.images(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s *source) named(ctx context.Context, images []storage.Image, dgst digest.Digest) (*storage.Layer, error) {
 	layers, err := ask(ctx, s.store.lib.Layers)
 	if err != nil {
 		return nil, err
@@ -170,6 +180,9 @@ func (s *source) named(ctx context.Context, dgst digest.Digest) (*storage.Layer,
 		byID[layers[i].ID] = &layers[i]
 	}
 	for i := range images {
+		if !s.has(&images[i]) {
+			continue
+		}
 		layer, err := s.namedBy(ctx, &images[i], chain(byID, images[i].TopLayer), dgst)
 		if layer != nil || err != nil {
 			return layer, err
