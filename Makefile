@@ -29,7 +29,7 @@ SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
 
 CRANE  := github.com/google/go-containerregistry/cmd/crane@v0.22.1
 REGCTL := github.com/regclient/regclient/cmd/regctl@v0.11.7
-DEBS   := apache2-utils attr buildah busybox-static debian-archive-keyring debootstrap docker-registry docker.io fakeroot fuse3 gcc git gpg jq libc6-dev libcap2-bin openssl \
+DEBS   := apache2-utils attr buildah busybox-static debian-archive-keyring debootstrap docker-registry docker.io fakeroot fuse3 gcc git gnupg jq libc6-dev libcap2-bin openssl \
           ostree pigz podman rsync skopeo squashfs-tools squashfs-tools-ng tar umoci zstd
 CROSS  := linux/arm64 darwin/arm64 freebsd/amd64
 # Only tests use it, and it takes longer to compile than all else together.

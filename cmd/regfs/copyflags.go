@@ -52,7 +52,7 @@ func (o *copyFlags) add(f *pflag.FlagSet) {
 	f.StringVarP(&o.format, "format", "f", "", "convert the manifest to this `format`: oci, v2s2 or v2s1 (default: oci in layouts,\nelse as it is, if the destination takes it)")
 	f.StringVar(&o.compress, "dest-compress-format", "", "compress layers with this `algorithm`: gzip, zstd or zstd:chunked")
 	f.IntVar(&o.level, "dest-compress-level", 0, "the `level` of that: gzip has 0 to 9, zstd 1 to 22")
-	f.BoolVar(&o.force, "dest-force-compress-format", false, "compress layers anew that are compressed that way already")
+	f.BoolVar(&o.force, "dest-force-compress-format", false, "have all layers in the --dest-compress-format, which they get in any case; with a\n--dest-compress-level compress those anew that have it already")
 	f.BoolVar(&o.decompress, "dest-decompress", false, "decompress layers")
 	f.BoolVar(&o.preserve, "preserve-digests", false, "fail rather than change a digest")
 
@@ -125,14 +125,15 @@ func (o *copyFlags) parts() (copy.Parts, error) {
 }
 
 func (o *copyFlags) compression() (copy.Compression, error) {
-	c := copy.Compression{To: copy.Algorithm(o.compress), Force: o.force}
+	leveled := o.flags.Changed("dest-compress-level")
+	c := copy.Compression{To: copy.Algorithm(o.compress), Force: o.force && leveled}
 	if o.decompress {
 		if o.compress != "" {
 			return c, errors.New("--dest-decompress and --dest-compress-format contradict each other")
 		}
 		c.To = copy.Uncompressed
 	}
-	if o.flags.Changed("dest-compress-level") {
+	if leveled {
 		if o.compress == "" {
 			return c, errors.New("a --dest-compress-level needs a --dest-compress-format")
 		}
