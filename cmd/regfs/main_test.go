@@ -17,6 +17,8 @@ func TestMain(m *testing.M) {
 	if storage.Init() {
 		return
 	}
+	// Under the race detector a process, such as those that unpack layers, would stay a second after its end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	if os.Getenv(asRegfs) != "" {
 		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
