@@ -29,6 +29,7 @@ func TestPodmanReads(t *testing.T) {
 			p := newPlace(t, driver)
 			img := hello(t, "1")
 			img.store(t, p.sink(t, repository), "v1")
+			p.sound(t)
 
 			id := img.m.Config.Digest.Encoded()
 			equal(t, "podman images", p.podman(t, "podman", "images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Digest}} {{.Id}}"),

@@ -77,6 +77,7 @@ func TestSkips(t *testing.T) {
 	resolves(t, src, first.Digest.String(), first) // though v1 is of the same ID as v4, and so names what that does
 	resolves(t, src, "v1", again)
 	formed(t, src, again.m.Layers[0], again, 0)
+	p.sound(t)
 	equal(t, "layers", len(p.layers(t)), 5)
 }
 
