@@ -50,12 +50,12 @@ func open(ctx context.Context, path string, writable bool) (*Archive, error) {
 	a := &Archive{path: path, writable: writable, loading: semaphore.NewWeighted(1)}
 	var err error
 	if a.files, err = files.Open(ctx, path, writable); err != nil {
-		return nil, fmt.Errorf("open docker archive %s: %w", path, files.Translate(err))
+		return nil, fmt.Errorf("open docker archive %s: %w", path, files.Translate(path, err))
 	}
 	a.all = oci.Over(&keeper{a}, path)
 	if _, err = a.view(ctx); err != nil {
 		a.files.Close()
-		return nil, fmt.Errorf("open docker archive %s: %w", path, files.Translate(err))
+		return nil, fmt.Errorf("open docker archive %s: %w", path, files.Translate(path, err))
 	}
 	return a, nil
 }
@@ -65,7 +65,7 @@ func (a *Archive) failed(op, object string, err error) error {
 	if object != "" {
 		op += " " + files.Clean(object)
 	}
-	return fmt.Errorf("%s in docker archive %s: %w", op, a.path, files.Translate(err))
+	return fmt.Errorf("%s in docker archive %s: %w", op, a.path, files.Translate(a.path, err))
 }
 
 // Close implements image.Place. A manifest that was pushed is kept, without a name.

@@ -36,13 +36,13 @@ var _ files.Files = (*folder)(nil)
 func openFolder(dir string, o options) (*folder, error) {
 	f := &folder{}
 	var err error
-	if f.root, err = os.OpenRoot(dir); err != nil {
+	if f.root, err = files.OpenRoot(dir); err != nil {
 		return nil, err
 	}
 	if o.shared == "" {
 		return f, nil
 	}
-	if f.shared, err = os.OpenRoot(o.shared); err != nil {
+	if f.shared, err = files.OpenRoot(o.shared); err != nil {
 		f.root.Close()
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (f *folder) locked(ctx context.Context, fn func() error) error {
 	if err != nil {
 		return err
 	}
-	return files.Locked(ctx, dir, fn)
+	return files.Locked(ctx, dir, files.FolderPatience, fn)
 }
 
 func (f *folder) change(ctx context.Context, c files.Change) error {

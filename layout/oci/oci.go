@@ -83,7 +83,7 @@ func Create(dir string, o ...Option) (*Layout, error) {
 			continue
 		}
 		if err := os.MkdirAll(folder, 0o755); err != nil {
-			return nil, fmt.Errorf("create %s: %w", folder, files.Translate(err))
+			return nil, fmt.Errorf("create %s: %w", folder, files.Translate(folder, err))
 		}
 	}
 	ctx := context.Background()
@@ -165,7 +165,7 @@ func (l *Layout) opened(err error) (*Layout, error) {
 	if l.files != nil {
 		l.files.Close()
 	}
-	return nil, fmt.Errorf("open image layout %s: %w", l.where, files.Translate(err))
+	return nil, fmt.Errorf("open image layout %s: %w", l.where, files.Translate(l.where, err))
 }
 
 // closeTime is how long Close waits for who else writes to an archive.
@@ -200,7 +200,7 @@ func (l *Layout) failed(op, object string, err error) error {
 	if object != "" {
 		op += " " + files.Clean(object)
 	}
-	return fmt.Errorf("%s in %s: %w", op, l.where, files.Translate(err))
+	return fmt.Errorf("%s in %s: %w", op, l.where, files.Translate(l.where, err))
 }
 
 // check tells what keeps files from being a layout.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // tempPrefix begins the names of files on their way.
@@ -31,7 +32,7 @@ type Folder struct {
 
 // OpenFolder opens a folder that is there.
 func OpenFolder(path string) (*Folder, error) {
-	root, err := os.OpenRoot(path)
+	root, err := files.OpenRoot(path)
 	return &Folder{path, root}, err
 }
 
@@ -158,38 +159,11 @@ func (f *Folder) Sync() error {
 	return nil
 }
 
-// Locked runs fn while nobody else, in this process or another, runs anything by Locked in this folder (flock(2)).
+// Locked runs fn while nobody else, in this process or another, runs anything by Locked in this folder (flock(2)). It waits a minute for that: ErrUnavailable.
 func (f *Folder) Locked(ctx context.Context, fn func() error) error {
 	dir, err := f.root.Open(".")
 	if err != nil {
 		return err
 	}
-	got := make(chan error, 1)
-	go func() { got <- flock(dir) }()
-	select {
-	case err = <-got:
-	case <-ctx.Done():
-		go func() { // flock(2) can't be called off; closing the file under it would not end it
-			<-got
-			dir.Close()
-		}()
-		return ctx.Err()
-	}
-	defer dir.Close()
-	if err != nil {
-		return os.NewSyscallError("flock", err)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return fn()
-}
-
-// flock waits for the lock on an open folder, which its closing gives back.
-func flock(dir *os.File) error {
-	for {
-		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return files.Locked(ctx, dir, files.FolderPatience, fn)
 }

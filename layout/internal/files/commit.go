@@ -25,7 +25,7 @@ func (a *Archive) Edit(ctx context.Context, fn func() (Change, error)) error {
 	if err != nil {
 		return err
 	}
-	return Locked(ctx, folder, func() error {
+	return Locked(ctx, folder, archivePatience, func() error {
 		c, err := fn()
 		if err != nil || c.Empty() {
 			return err

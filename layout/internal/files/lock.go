@@ -3,31 +3,55 @@ package files
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/image"
 )
 
-// Locked runs fn while nobody else, in this process or another, runs anything by Locked with the same folder, and closes the
-// folder. The context ends the waiting.
-func Locked(ctx context.Context, folder *os.File, fn func() error) error {
+// How long the lock on a folder is waited for. Who changes a folder has it for an instant; who puts an archive in its place, for as
+// long as it takes to have that on the disk.
+const (
+	FolderPatience  = time.Minute
+	archivePatience = 10 * time.Minute
+)
+
+// Locked runs fn while nobody else, in this process or another, runs anything by Locked with the same folder (flock(2)), and closes
+// the folder. The context ends the waiting, and so does patience: ErrUnavailable.
+func Locked(ctx context.Context, folder *os.File, patience time.Duration, fn func() error) error {
 	got := make(chan error, 1)
 	go func() { got <- flock(folder) }()
-	var err error
+	late := time.NewTimer(patience)
+	defer late.Stop()
 	select {
-	case err = <-got:
+	case err := <-got:
+		defer folder.Close()
+		if err != nil {
+			return os.NewSyscallError("flock", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return fn()
+	case <-late.C:
+		closeAfter(folder, got)
+		return fmt.Errorf("another process has had the lock on %s for %v: %w", folder.Name(), patience, image.ErrUnavailable)
 	case <-ctx.Done():
-		go func() { // flock(2) can't be called off; closing the file under it would not end it
-			<-got
-			folder.Close()
-		}()
+		closeAfter(folder, got)
 		return ctx.Err()
 	}
-	defer folder.Close()
-	if err != nil {
-		return os.NewSyscallError("flock", err)
-	}
-	return fn()
+}
+
+// closeAfter closes a folder when the waiting for its lock has ended: flock(2) can't be called off, and closing the file under it would
+// not end it.
+func closeAfter(folder *os.File, got <-chan error) {
+	go func() {
+		<-got
+		folder.Close()
+	}()
 }
 
 // flock waits for the lock on an open folder, which its closing gives back.
@@ -46,4 +70,16 @@ func SyncFolder(folder *os.File) error {
 		return err
 	}
 	return nil
+}
+
+// OpenRoot opens a folder, of which nothing leads out. What is no folder makes nobody wait, as a fifo would.
+func OpenRoot(path string) (*os.Root, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		err = &os.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(path)
 }
