@@ -60,7 +60,7 @@ func (c *config) addFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.tagTTL, "tag-ttl", time.Minute, "how long a tag is believed before the registry is asked again")
 	f.BoolVar(&c.offline, "offline", false, "never ask a registry, serve what the cache has")
 
-	f.StringVar(&c.daemonHost, "daemon-host", "", "the Docker engine of docker-daemon:, such as unix:///run/docker.sock (`host`; default $DOCKER_HOST)")
+	f.StringVar(&c.daemonHost, "daemon-host", "", "the Docker engine of docker-daemon:, a `host` such as unix:///run/docker.sock (default $DOCKER_HOST)")
 
 	c.addPlatformFlag(f, "show multi-platform images for this")
 	f.Func("whiteouts", "show what a layer removes, in layers/NN/tree, as `names` (.wh.NAME, the default) or as\noverlay (character devices 0/0), which overlayfs understands", c.setWhiteouts)

@@ -63,7 +63,7 @@ func copyNamed(ctx context.Context, c *config, o *copyFlags, source, destination
 	if err != nil {
 		return err
 	}
-	to, err := parseRef(destination)
+	to, err := parseDestination(destination)
 	if err != nil {
 		return err
 	}

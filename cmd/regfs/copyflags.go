@@ -61,8 +61,8 @@ func (o *copyFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.decryptKeys, "decryption-key", nil, "decrypt layers with this `key[:passphrase]` (repeatable)")
 
 	f.StringArrayVar(&o.extraTags, "additional-tag", nil, "put the image under this `tag` of the destination, too (repeatable)")
-	f.StringVar(&o.sourceDaemon, "src-daemon-host", "", "the Docker engine of docker-daemon: sources, such as unix:///run/docker.sock (`host`)")
-	f.StringVar(&o.destinationDaemon, "dest-daemon-host", "", "that of docker-daemon: destinations (`host`)")
+	f.StringVar(&o.sourceDaemon, "src-daemon-host", "", "the Docker engine of docker-daemon: sources, a `host` such as unix:///run/docker.sock (default $DOCKER_HOST)")
+	f.StringVar(&o.destinationDaemon, "dest-daemon-host", "", "that of docker-daemon: destinations, a `host` (default $DOCKER_HOST)")
 	f.StringVar(&o.sourceBlobs, "src-shared-blob-dir", "", "the `folder` that oci: sources have their blobs in")
 	f.StringVar(&o.destinationBlobs, "dest-shared-blob-dir", "", "the `folder` that oci: destinations have their blobs in")
 	f.StringVar(&o.tempDir, "tmpdir", "", "keep in this `folder` what has to lie somewhere on its way (default $TMPDIR or /var/tmp)")

@@ -9,13 +9,17 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"unicode"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/layout/storage"
 )
 
 func main() {
+	logrus.SetOutput(io.Discard) // errors say all that libraries log
 	if storage.Init() {
 		return
 	}
@@ -32,12 +36,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "regfs: %v\n", err)
+	fmt.Fprintf(stderr, "regfs: %s\n", oneLine(err))
 	if !errors.As(err, new(usageError)) {
 		return 1
 	}
 	fmt.Fprintf(stderr, "Try '%s --help'.\n", cmd.CommandPath())
 	return 2
+}
+
+// oneLine tells of an error in one line that a terminal shows as it is, whatever the names in it are made of.
+func oneLine(err error) string {
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' })
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, strings.Join(lines, "; "))
 }
 
 // usageError is a command line that makes no sense.

@@ -16,7 +16,7 @@ func mountCommand() *cobra.Command {
 		Long: `Mount registries at a folder: /mnt/reg/quay.io/podman/stable/tags/latest is an image.
 
 A SOURCE is another place that images live in, named as podman and skopeo do:
-` + placesHelp + `
+` + placesOnly + `
 One with a NAME stands in the folder @NAME, beside the registries, so that cp copies
 between any two of them; one without stands at the mountpoint in their place.
 

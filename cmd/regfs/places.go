@@ -31,6 +31,20 @@ const placesHelp = `
   sif:PATH                                 a Singularity or Apptainer image; to read
 `
 
+// placesOnly tells of places without an image in them.
+const placesOnly = `
+  docker://                                registries; so it is without any SOURCE
+  oci:PATH                                 an OCI image layout, a folder
+  oci-archive:PATH                         the same as a tar; to read
+  dir:PATH                                 a folder with one image
+  docker-archive:PATH                      what docker save writes; to read
+  docker-daemon:                           a Docker engine
+  containers-storage:[STORE]               podman's, buildah's and CRI-O's; theirs of storage.conf without [STORE]
+  ostree:PATH                              an OSTree repository
+  tarball:FILE[:FILE...]                   tars of files as an image, one layer each; to read
+  sif:PATH                                 a Singularity or Apptainer image; to read
+`
+
 // places opens what images live in.
 type places struct {
 	// registry opens a registry by its name.
@@ -61,11 +75,44 @@ func (p *place) Close() error {
 
 // readOnly is why nothing can be written to places of a kind.
 func readOnly(r image.Ref) error {
-	return fmt.Errorf("%s: can only be read: %w", r.Transport, image.ErrUnsupported)
+	return fmt.Errorf("write %s: %w: such a place can only be read", r, image.ErrUnsupported)
 }
 
-// open opens any place but a registry, and for writing makes it if it is not there.
+// open opens any place but a registry, and for writing makes it if it is not there. The context ends it, whatever holds it up; and so
+// does the timeout where somebody else's lock can, and nothing that is long is read.
 func (p *places) open(ctx context.Context, r image.Ref, write bool) (*place, error) {
+	type opened struct {
+		at  *place
+		err error
+	}
+	timed, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if p.timeout > 0 && (write || r.Transport == image.ContainersStorage) {
+		timed, cancel = context.WithTimeout(ctx, p.timeout)
+		defer cancel()
+	}
+	done := make(chan opened, 1)
+	go func() {
+		at, err := p.openNow(ctx, r, write)
+		done <- opened{at, err}
+	}()
+	select {
+	case o := <-done:
+		return o.at, o.err
+	case <-timed.Done():
+		go func() {
+			if o := <-done; o.err == nil {
+				o.at.Close()
+			}
+		}()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("open %s: nothing happened for %v, another process may have it locked: %w", r.Place(), p.timeout, image.ErrUnavailable)
+	}
+}
+
+func (p *places) openNow(ctx context.Context, r image.Ref, write bool) (*place, error) {
 	switch r.Transport {
 	case image.OCI:
 		return p.openLayout(r, write)
@@ -239,6 +286,18 @@ func tags(r image.Ref) []string {
 		return nil
 	}
 	return []string{r.Tag}
+}
+
+// parseDestination reads the name that an image is to have, which is no ID and no position: those are what images get.
+func parseDestination(text string) (image.Ref, error) {
+	r, err := parseRef(text)
+	switch {
+	case err == nil && r.ID != "":
+		err = usageError{fmt.Errorf("%s: an image can't be written to an ID: give it a name", r)}
+	case err == nil && r.Position >= 0:
+		err = usageError{fmt.Errorf("%s: an image can't be written to a position: give it a name", r)}
+	}
+	return r, err
 }
 
 // parseRef reads the name of an image.

@@ -61,9 +61,9 @@ func unreachable(err error) error {
 		return &failure{clean(err.Error()), []error{image.ErrNotFound, image.ErrUnavailable}}
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return failuref(image.ErrDenied, "permission denied: the engine's socket is for root and the group docker: be one of these "+
-			"(usermod -aG docker USER), or choose another engine with --daemon-host or DOCKER_HOST")
+			"(usermod -aG docker USER), or choose another engine with DOCKER_HOST or a daemon-host flag")
 	case dialing && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
-		return failuref(image.ErrUnavailable, "nobody listens there (%v): is the engine running? --daemon-host or DOCKER_HOST choose another one",
+		return failuref(image.ErrUnavailable, "nobody listens there (%v): is the engine running? DOCKER_HOST or a daemon-host flag chooses another one",
 			dial.Err)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -94,6 +94,10 @@ func openChecked(ctx context.Context, spec string, check func(storage.StoreOptio
 		if err != nil {
 			return nil, err
 		}
+		// A lock that another process holds is met here, and not in the midst of a copy.
+		if _, err := lib.Layers(); err != nil {
+			return nil, err
+		}
 		driver, err := lib.GraphDriver()
 		_, follows := driver.(graphdriver.ApplyDiffStaging)
 		return &Store{lib, follows}, err
