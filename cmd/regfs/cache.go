@@ -91,12 +91,34 @@ func cacheLimits(dir string) []cacheLimit {
 			Dir  string `json:"cache-dir"`
 			Size int64  `json:"cache-size"`
 		}
-		raw, err := os.ReadFile(filepath.Join(m, ".regfs", "config.json"))
+		raw, err := readPromptly(filepath.Join(m, ".regfs", "config.json"))
 		if err == nil && json.Unmarshal(raw, &mount) == nil && sameFolder(mount.Dir, dir) {
 			limits = append(limits, cacheLimit{m, mount.Size})
 		}
 	}
 	return limits
+}
+
+// prompt is how long a mount may take to tell of itself. One that is stuck is not to hold up others.
+const prompt = 2 * time.Second
+
+// readPromptly reads a file, or gives up. The reading stays behind then, until the process ends.
+func readPromptly(path string) ([]byte, error) {
+	type result struct {
+		raw []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		raw, err := os.ReadFile(path)
+		done <- result{raw, err}
+	}()
+	select {
+	case r := <-done:
+		return r.raw, r.err
+	case <-time.After(prompt):
+		return nil, os.ErrDeadlineExceeded
+	}
 }
 
 func sameFolder(a, b string) bool {

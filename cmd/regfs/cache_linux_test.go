@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/regfs/regfs/cache"
 )
 
@@ -75,4 +77,23 @@ func TestCacheThatNobodyUsed(t *testing.T) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("%v was made, %v", entries, err)
 	}
+}
+
+// TestCacheBesideAStuckMount: a mount that does not answer holds nobody up.
+func TestCacheBesideAStuckMount(t *testing.T) {
+	needFUSE(t)
+	s := newSandbox(t)
+	s.must("mount", s.mnt)
+	pid := s.pid(s.mnt)
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	said := printed(t, "cache", "--cache-dir", filepath.Join(s.dir, "cache"))
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(said, s.mnt) {
+		t.Errorf("it says\n%s", said)
+	}
+	s.must("umount", s.mnt)
 }

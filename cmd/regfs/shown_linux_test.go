@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -156,7 +157,22 @@ func (p *shownPlace) mount(t *testing.T, layout string) *shownSandbox {
 	return &shownSandbox{s, place}
 }
 
-// TestPlacesAreWritten writes into each place that can be written to, as different programs do.
+// freshLayout is a layout with an image under v1, no part of which is anywhere else.
+func freshLayout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	file, tar, layout := filepath.Join(dir, "file"), filepath.Join(dir, "layer.tar"), filepath.Join(dir, "layout")
+	content := make([]byte, 2<<20)
+	rand.Read(content)
+	if err := os.WriteFile(file, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "tar", "-cf", tar, "-C", dir, "file")
+	shell(t, "skopeo", "--insecure-policy", "copy", "tarball:"+tar, "oci:"+layout+":v1")
+	return layout
+}
+
+// TestPlacesAreWritten writes into each place that can be written to, as different programs do, images that it has nothing of.
 func TestPlacesAreWritten(t *testing.T) {
 	needFUSE(t)
 	content := conformance.Images("v1", false)
@@ -168,23 +184,27 @@ func TestPlacesAreWritten(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			s := p.mount(t, layout)
 			p.writeIndex(t, s)
-			for i, write := range []func(to string){
-				func(to string) { shell(t, "cp", "-r", layout, to) },
-				func(to string) { shell(t, "rsync", "-a", layout+"/", to+"/") },
-				func(to string) { shell(t, "skopeo", "--insecure-policy", "copy", "oci:"+layout+":v1", "oci:"+to+":v1") },
+			for i, write := range []func(from, to string){
+				func(from, to string) { shell(t, "cp", "-r", from+"/.", to) },
+				func(from, to string) { shell(t, "rsync", "-a", from+"/", to+"/") },
+				func(from, to string) {
+					shell(t, "skopeo", "--insecure-policy", "copy", "oci:"+from+":v1", "oci:"+to+":v1")
+				},
 			} {
+				from := freshLayout(t)
+				want := digest.FromString(shell(t, "skopeo", "inspect", "--raw", "oci:"+from+":v1"))
 				tag := p.written[min(i, len(p.written)-1)]
 				to := filepath.Join(s.mnt, "@place", p.folder(tag))
 				shell(t, "mkdir", "-p", to)
-				write(filepath.Join(to, "oci-layout"))
+				write(from, filepath.Join(to, "oci-layout"))
 				if shell(t, "cat", to+"/digest") == "" {
 					t.Errorf("writer %d: the tag has no digest", i)
 				}
 				if p.skopeo == nil {
 					continue
 				}
-				if got := p.raw(t, s.place, tag); got != content.Image.Digest.String() && kind != "docker-daemon" {
-					t.Errorf("writer %d: %s is there, want %s", i, got, content.Image.Digest)
+				if got := p.raw(t, s.place, tag); got != want.String() && kind != "docker-daemon" {
+					t.Errorf("writer %d: %s is there, want %s", i, got, want)
 				}
 				shell(t, "skopeo", slices.Concat([]string{"--insecure-policy", "copy"}, p.daemonFlags("src"), []string{p.skopeo(s.place, tag), "dir:" + t.TempDir()})...)
 			}

@@ -1,9 +1,10 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/regfs/regfs/image"
@@ -50,16 +51,35 @@ func (l *Staging) finish() (clearUp func()) {
 		}
 	}
 	l.names = map[string]*name{}
-	for _, u := range l.uploads {
+	uploads := slices.Collect(maps.Values(l.uploads))
+	for _, u := range uploads {
 		u.cancel()
 	}
 	return func() {
 		for _, f := range files {
 			f.unlinked()
 		}
+		if !l.store.spawn(func() { l.letGoSink(uploads) }) {
+			_ = l.closeSink() // the mount ends, and its places with it
+		}
 		l.erase()
 		l.store.remove(l, last)
 		close(l.over)
+	}
+}
+
+// letGoSink closes the sink when the uploads and the push that may be on their way have ended.
+func (l *Staging) letGoSink(uploads []*upload) {
+	for _, u := range uploads {
+		select {
+		case <-u.done:
+		case <-l.store.ctx.Done():
+		}
+	}
+	l.pushing <- struct{}{}
+	defer func() { <-l.pushing }()
+	if err := l.closeSink(); err != nil {
+		l.store.o.Log.Warn("what was pushed to can't be closed", "image", l.site.String(), "error", err)
 	}
 }
 
@@ -76,16 +96,12 @@ func (l *Staging) erase() {
 
 func (l *Staging) close() error {
 	l.mu.Lock()
-	journal, to := l.journal, l.to
-	l.journal, l.to = nil, nil
-	l.mu.Unlock()
-	var err error
-	if to != nil {
-		err = to.Close()
+	defer l.mu.Unlock()
+	if l.journal == nil {
+		return nil
 	}
-	if journal != nil {
-		err = errors.Join(err, journal.Close())
-	}
+	err := l.journal.Close()
+	l.journal = nil
 	return err
 }
 

@@ -56,10 +56,13 @@ type Staging struct {
 	life    context.Context // ends when that begins
 	die     context.CancelFunc
 
+	sinkMu   sync.Mutex
+	opened   image.Sink // nil before anything was pushed
+	sinkOver bool       // and none is opened any more
+
 	mu      sync.Mutex
 	names   map[string]*name
 	journal *os.File
-	to      image.Sink // nil until something is pushed
 	gone    bool
 	last    time.Time // of the last change
 	warned  bool      // since then

@@ -209,21 +209,39 @@ func (l *Staging) push(ctx context.Context, p *plan) error {
 	return nil
 }
 
-// sink is the one that all goes to: some places know what was pushed only by the Sink that it came through.
+// sink is what all of the staging is pushed to. There is one, since a place may keep the blobs it was sent with who sent them until
+// there is an image of them. It is closed when the staging has ended, or its store is closed.
 func (l *Staging) sink(ctx context.Context) (image.Sink, error) {
+	l.sinkMu.Lock()
+	defer l.sinkMu.Unlock()
+	if l.opened != nil {
+		return l.opened, nil
+	}
+	if l.sinkOver {
+		return nil, ErrGone
+	}
 	host, err := l.store.o.Host(l.site.Host)
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.gone {
-		return nil, ErrGone
+	sink, err := host.Sink(ctx, l.site.Name)
+	if err != nil {
+		return nil, err
 	}
-	if l.to == nil {
-		l.to, err = host.Sink(ctx, l.site.Name)
+	l.opened = sink
+	return sink, nil
+}
+
+// closeSink closes the sink for good, when nobody uses it any more.
+func (l *Staging) closeSink() error {
+	l.sinkMu.Lock()
+	defer l.sinkMu.Unlock()
+	sink := l.opened
+	l.opened, l.sinkOver = nil, true
+	if sink == nil {
+		return nil
 	}
-	return l.to, err
+	return sink.Close()
 }
 
 // beside is a Sink that knows of the uploads that are under way.

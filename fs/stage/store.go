@@ -311,7 +311,7 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	var all error
 	for _, l := range s.stagings {
-		all = errors.Join(all, l.close())
+		all = errors.Join(all, l.closeSink(), l.close())
 	}
 	return errors.Join(all, s.lock.Close())
 }
