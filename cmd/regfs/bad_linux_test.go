@@ -75,6 +75,8 @@ func TestBadPlaces(t *testing.T) {
 	}
 	out := "oci:" + dir + "/out:v1"
 	regfs(t, 0, "copy", "-q", "tarball:"+tar, out)
+	archive := dir + "/archive.tar"
+	regfs(t, 0, "copy", "-q", "tarball:"+tar, "docker-archive:"+archive+":a/b:v1")
 	for _, c := range []struct {
 		code     int
 		from, to string
@@ -88,6 +90,13 @@ func TestBadPlaces(t *testing.T) {
 		{1, "tarball:" + tar, "oci:" + tar, "create " + tar + ": not a directory"},
 		{1, "tarball:" + tar, "sif:" + dir + "/x.sif", "write sif:" + dir + "/x.sif: not supported: such a place can only be read"},
 		{1, "tarball:" + fifo, out, "not a regular file"},
+		{1, "tarball:" + out[4:len(out)-3] + "/index.json", out, "/index.json: it is cut short, or no tar archive: invalid content"},
+		{1, "tarball:" + tar + ":" + dir + "/none", out, dir + "/none: no such file or directory"},
+		{1, "oci:" + dir + "/out:@7", out, "images are counted from @0, and there are 1: not found"},
+		{1, "docker-archive:" + archive + ":a/b:v2", out, "resolve docker.io/a/b:v2 in docker archive " + archive + ": no image has that name: not found"},
+		{1, "containers-storage:[vfs@" + dir + "/s+" + dir + "/r]a", out, "open containers-storage:[vfs@" + dir + "/s+" + dir + "/r]"},
+		{1, "containers-storage:[nope@" + dir + "/s2+" + dir + "/r2]a", out, "no such file"},
+		{1, "tarball:" + tar, "containers-storage:[nope@" + dir + "/s3+" + dir + "/r3]a", `there is no storage driver "nope" that works here`},
 		{2, "tarball:" + tar, out[:len(out)-3] + ":@0", "can't be written to a position"},
 		{2, "tarball:" + tar, "docker-archive:" + dir + "/a.tar:@0", "can't be written to a position"},
 		{2, "tarball:" + tar, "containers-storage:[vfs@" + dir + "/s+" + dir + "/r]@abcdef", "can't be written to an ID"},

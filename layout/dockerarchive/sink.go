@@ -49,7 +49,7 @@ func (r *repository) Delete(ctx context.Context, ref string) error {
 		return err
 	}
 	if err := r.untag(ctx, fullName{r.host, r.name, ref}); err != nil {
-		return r.a.failed("delete", ref, err)
+		return r.a.failed("delete", r.named(ref), err)
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func (r *repository) String() string {
 func (r *repository) Resolve(ctx context.Context, ref string) (image.Descriptor, error) {
 	d, _, err := r.manifest(ctx, ref)
 	if err != nil {
-		return image.Descriptor{}, r.a.failed("resolve", ref, err)
+		return image.Descriptor{}, r.a.failed("resolve", r.named(ref), err)
 	}
 	return d, nil
 }
@@ -52,7 +52,7 @@ func (r *repository) Resolve(ctx context.Context, ref string) (image.Descriptor,
 func (r *repository) Manifest(ctx context.Context, ref string) (image.Descriptor, []byte, error) {
 	d, raw, err := r.manifest(ctx, ref)
 	if err != nil {
-		return image.Descriptor{}, nil, r.a.failed("read manifest", ref, err)
+		return image.Descriptor{}, nil, r.a.failed("read manifest", r.named(ref), err)
 	}
 	return d, raw, nil
 }
@@ -94,6 +94,17 @@ func (r *repository) nameless(ctx context.Context, v *view, ref string) (image.D
 		return image.Descriptor{}, nil, err
 	}
 	return v.manifest(ctx, it)
+}
+
+// named is how people write a tag or a digest of the repository.
+func (r *repository) named(ref string) string {
+	switch {
+	case r.host == "":
+		return ref
+	case digest.Digest(ref).Validate() == nil:
+		return r.String() + "@" + ref
+	}
+	return r.String() + ":" + ref
 }
 
 // inner is an error of the layout in the same archive, without what it says of itself.
@@ -149,7 +160,7 @@ func (v *view) at(position string, only bool) (*item, error) {
 	case err != nil:
 		return nil, fmt.Errorf("@ is for a position, as in @0: %w", image.ErrNotFound)
 	case n >= uint64(len(v.items)):
-		return nil, fmt.Errorf("there are %d images, and the first is @0: %w", len(v.items), image.ErrNotFound)
+		return nil, fmt.Errorf("images are counted from @0, and there are %d: %w", len(v.items), image.ErrNotFound)
 	}
 	return v.items[n], nil
 }

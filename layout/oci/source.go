@@ -105,7 +105,7 @@ func (x *index) at(position string) (entry, error) {
 		return entry{}, fmt.Errorf("@ is for a position, as in @0: %w", image.ErrNotFound)
 	}
 	if n >= uint64(len(x.entries)) {
-		return entry{}, fmt.Errorf("there are %d images, and the first is @0: %w", len(x.entries), image.ErrNotFound)
+		return entry{}, fmt.Errorf("images are counted from @0, and there are %d: %w", len(x.entries), image.ErrNotFound)
 	}
 	return x.entries[n], nil
 }

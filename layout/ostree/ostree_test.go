@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -286,6 +288,34 @@ func TestKilled(t *testing.T) {
 }
 
 // TestWriteHalf is what TestKilled kills.
+// TestManyWriters has several processes commit at once, to a repository whose path is not all ASCII: none removes what is another's.
+func TestManyWriters(t *testing.T) {
+	r := create(t, filepath.Join(t.TempDir(), "ünï"))
+	s := at(t, r, "example.com", "app")
+	var writers sync.WaitGroup
+	for i := range 8 {
+		writers.Go(func() {
+			for j := range 8 {
+				raw := fmt.Appendf(nil, "blob %d of %d", j, i)
+				d := image.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+				if _, err := s.Push(t.Context(), d, memory(raw)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// TestOneLine has the program complain.
+func TestOneLine(t *testing.T) {
+	r := create(t, filepath.Join(t.TempDir(), "repo"))
+	_, err := r.run(t.Context(), "cat", "nothing", "/nothing")
+	if !errors.Is(err, image.ErrNotFound) || strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error(), "exit status") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestWriteHalf(t *testing.T) {
 	path := os.Getenv("WRITE_HALF")
 	if path == "" {

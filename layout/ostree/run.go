@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/image"
-	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // maxOutput is how much the program may print that is kept, in bytes: some million branches.
@@ -26,7 +25,7 @@ func (r *Repo) command(ctx context.Context, verb string, args ...string) (*exec.
 	const patience = 5 * time.Second
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, r.program, append([]string{verb, "--repo=" + r.path}, args...)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // in English, and with paths that are not all ASCII
 	cmd.Stderr, cmd.WaitDelay = &limited{&said, 4 << 10}, patience
 	return cmd, &said
 }
@@ -61,9 +60,21 @@ func verdict(ctx context.Context, err error, said string) error {
 	if !errors.As(err, new(*exec.ExitError)) {
 		return err
 	}
-	said = strings.TrimSpace(strings.TrimPrefix(said, "error: "))
-	return fmt.Errorf("%s: %s: %w", program, files.Clean(said), errors.Join(err, kind(said)))
+	said = strings.Join(strings.Fields(strings.TrimPrefix(said, "error: ")), " ")
+	if said == "" {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	return &complaint{program + ": " + said, kind(said)}
 }
+
+// complaint is what the program said, and what that is, nil for nothing that is known.
+type complaint struct {
+	words string
+	kind  error
+}
+
+func (c *complaint) Error() string { return c.words }
+func (c *complaint) Unwrap() error { return c.kind }
 
 // kind is that of an error the program told, nil where it says nothing that is known.
 func kind(said string) error {

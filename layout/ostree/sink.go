@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/disk"
+	"github.com/regfs/regfs/layout/internal/files"
 )
 
 // Expect implements image.Sink. Schema 1 is what it can't hold: its digest is not that of its bytes.
@@ -118,8 +120,23 @@ func (s *images) commit(ctx context.Context, ref, name string, metadata []string
 	for _, m := range metadata {
 		args = append(args, "--add-metadata-string="+m)
 	}
-	_, err = s.repo.run(ctx, "commit", args...)
-	return err
+	return s.repo.alone(ctx, func() error {
+		_, err := s.repo.run(ctx, "commit", args...)
+		return err
+	})
+}
+
+// patience is how long those who commit wait for each other.
+const patience = 10 * time.Minute
+
+// alone runs fn while no other writer of this package does: ostree 2022.7 looks at what other commits have on their way, to remove what
+// was left there, and fails when one of these ends meanwhile.
+func (r *Repo) alone(ctx context.Context, fn func() error) error {
+	folder, err := os.Open(r.path)
+	if err != nil {
+		return err
+	}
+	return files.Locked(ctx, folder, patience, fn)
 }
 
 func writeFile(name string, fill func(io.Writer) error) (int64, error) {

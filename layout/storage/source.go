@@ -99,6 +99,9 @@ func (s *source) find(ctx context.Context, ref string) (*storage.Image, error) {
 	default:
 		img, err = ask(ctx, func() (*storage.Image, error) { return s.store.lib.Image(s.at.String() + ":" + ref) })
 	}
+	if errors.Is(err, storage.ErrImageUnknown) {
+		err = fmt.Errorf("no image has that name: %w", image.ErrNotFound)
+	}
 	if err == nil && !s.has(img) {
 		err = fmt.Errorf("image %s is of no such repository: %w", img.ID, image.ErrNotFound)
 	}
@@ -110,7 +113,7 @@ func (s *source) byID(ctx context.Context, id string) (*storage.Image, error) {
 		return nil, fmt.Errorf("no image has such an ID: %w", image.ErrNotFound)
 	}
 	img, err := ask(ctx, func() (*storage.Image, error) { return s.store.lib.Image(id) })
-	if err == nil && !strings.HasPrefix(img.ID, id) {
+	if errors.Is(err, storage.ErrImageUnknown) || err == nil && !strings.HasPrefix(img.ID, id) {
 		err = fmt.Errorf("no image has such an ID: %w", image.ErrNotFound)
 	}
 	return img, err

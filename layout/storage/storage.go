@@ -91,6 +91,9 @@ func openChecked(ctx context.Context, spec string, check func(storage.StoreOptio
 	}
 	return ask(ctx, func() (*Store, error) {
 		lib, err := storage.GetStore(options)
+		if errors.Is(err, graphdriver.ErrNotSupported) {
+			err = fmt.Errorf("there is no storage driver %q that works here: %w", options.GraphDriverName, image.ErrUnsupported)
+		}
 		if err != nil {
 			return nil, err
 		}

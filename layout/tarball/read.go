@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -115,6 +116,12 @@ func (c *counter) Read(p []byte) (int, error) {
 func (c *counter) blame(err error) error {
 	if c.err != nil {
 		return c.err
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("it is cut short, or no tar archive: %w", image.ErrInvalid)
+	case errors.Is(err, tar.ErrHeader):
+		return fmt.Errorf("it is no tar archive, or damaged: %w", image.ErrInvalid)
 	}
 	return fmt.Errorf("it is no whole tar archive: %w: %w", err, image.ErrInvalid)
 }

@@ -42,6 +42,9 @@ func Open(paths string, o Options) (image.Source, error) {
 			continue
 		}
 		file, _, err := disk.Open(path)
+		if path == "" {
+			err = fmt.Errorf("there is nothing between two colons, or beside one: %w", image.ErrNotFound)
+		}
 		if err != nil {
 			return nil, files.Failed("open tarball", "", paths, err)
 		}
@@ -64,8 +67,11 @@ func (t *tarball) image(ctx context.Context) (*single.Image, error) {
 	var layers []single.Layer
 	for _, path := range t.paths {
 		l, err := t.layer(ctx, path)
+		if err != nil && len(t.paths) > 1 {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, err
 		}
 		layers = append(layers, l.Layer)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.diffID)
@@ -116,7 +122,7 @@ func scan(ctx context.Context, file *os.File) (layer, error) {
 	r := disk.Whole(ctx, unclosed{file}, info.Size())
 	d, diffID, err := readArchive(r)
 	if errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, image.ErrInvalid) {
-		err = fmt.Errorf("it is cut short: %w: %w", err, image.ErrInvalid)
+		err = fmt.Errorf("it was cut short: %w", image.ErrInvalid)
 	}
 	return layer{Layer: single.Layer{Descriptor: d}, diffID: diffID, time: info.ModTime().UTC()}, err
 }

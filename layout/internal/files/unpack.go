@@ -86,6 +86,8 @@ func (u *unpacking) failed(err error) error {
 		return u.from.err
 	case errors.Is(err, image.ErrUnsupported):
 		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("it is cut short: %w", image.ErrInvalid)
 	}
 	return fmt.Errorf("its compression is damaged: %v: %w", err, image.ErrInvalid)
 }

@@ -115,7 +115,11 @@ func (s *Source) Resolve(ctx context.Context, ref string) (image.Descriptor, err
 func (s *Source) Manifest(ctx context.Context, ref string) (image.Descriptor, []byte, error) {
 	i, err := s.named(ctx, ref)
 	if err != nil {
-		return image.Descriptor{}, nil, s.failed("read manifest", ref, err)
+		op := "read manifest"
+		if ref == "" {
+			op = "read"
+		}
+		return image.Descriptor{}, nil, s.failed(op, ref, err)
 	}
 	return i.manifest, bytes.Clone(i.raw), nil
 }
