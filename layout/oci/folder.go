@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -18,12 +16,6 @@ import (
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/files"
 )
-
-// tempPrefix begins the names of files on their way. They lie beside index.json: in blobs/ other programs take any name for a digest.
-const tempPrefix = ".regfs-"
-
-// staleAge is how long a file on its way has lain untouched when whoever wrote it must be gone.
-const staleAge = 24 * time.Hour
 
 // folder is the files of a layout in a folder, with blobs in another one if they are shared. Nothing leads out of either.
 type folder struct {
@@ -78,7 +70,7 @@ func (f *folder) Open(ctx context.Context, name string) (files.File, int64, erro
 	return file, info.Size(), nil
 }
 
-// Write implements files.Files. A file has its name when it is whole, and on the disk.
+// Write implements files.Files. Files on their way lie beside index.json: in blobs/ other programs take any name for a digest.
 func (f *folder) Write(ctx context.Context, name string, _ int64, fn func(io.Writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -87,20 +79,7 @@ func (f *folder) Write(ctx context.Context, name string, _ int64, fn func(io.Wri
 	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err
 	}
-	temp := tempPrefix + rand.Text()
-	file, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	defer root.Remove(temp)
-	err = fn(file)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return root.Rename(temp, name)
+	return files.WriteFile(root, name, fn)
 }
 
 // Edit implements files.Files.
@@ -197,8 +176,8 @@ func (f *folder) inspect() (isLayout bool, err error) {
 		switch name := e.Name(); {
 		case name == v1.ImageLayoutFile:
 			isLayout = true
-		case strings.HasPrefix(name, tempPrefix):
-			removeStale(f.root, e)
+		case files.IsTemp(name):
+			files.RemoveStale(f.root, e)
 		default:
 			foreign = name
 		}
@@ -216,18 +195,11 @@ func (f *folder) cleanShared() error {
 	}
 	entries, err := fs.ReadDir(f.shared.FS(), ".")
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) {
-			removeStale(f.shared, e)
+		if files.IsTemp(e.Name()) {
+			files.RemoveStale(f.shared, e)
 		}
 	}
 	return err
-}
-
-func removeStale(root *os.Root, e fs.DirEntry) {
-	info, err := e.Info()
-	if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > staleAge {
-		root.Remove(e.Name()) // it is in nobody's way if it stays
-	}
 }
 
 // Close implements files.Files.

@@ -4,7 +4,7 @@
 // Nothing but what is inside the folder, or the tar, is ever read or written: a symlink that leads out of it is refused. Several
 // processes may write one layout at the same time: index.json changes under a lock (flock(2)) on the folder, that which the tar is
 // in, and every file gets its name when it is whole, so that a process that is killed leaves the layout as it was, and at most a file
-// ".regfs-…" in the folder, which a later Create removes: a day later in a layout, at once beside an archive.
+// ".regfs-…" in the folder, which a later Create removes: a minute later in a layout, at once beside an archive.
 package oci
 
 import (

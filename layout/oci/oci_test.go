@@ -81,7 +81,7 @@ func TestCreateLeavesOtherFolders(t *testing.T) {
 // TestCreateGoesOn where a Create was killed, and where another program made no more than half of a layout.
 func TestCreateGoesOn(t *testing.T) {
 	killed := t.TempDir()
-	writeFile(t, "{", killed, tempPrefix+"x")
+	writeFile(t, "{", killed, ".regfs-x")
 	create(t, killed)
 	half := t.TempDir()
 	writeFile(t, `{"imageLayoutVersion": "1.1.0"}`, half, "oci-layout")
@@ -92,14 +92,21 @@ func TestCreateGoesOn(t *testing.T) {
 func TestCreateRemovesWhatWasLeft(t *testing.T) {
 	dir := t.TempDir()
 	create(t, dir)
-	writeFile(t, "old", dir, tempPrefix+"old")
-	writeFile(t, "new", dir, tempPrefix+"new")
-	then := time.Now().Add(-2 * staleAge)
-	must(t, os.Chtimes(filepath.Join(dir, tempPrefix+"old"), then, then))
+	for name, age := range map[string]time.Duration{"killed": 2 * time.Minute, "written": 2 * time.Minute, "new": 0, "old": 48 * time.Hour} {
+		path := filepath.Join(dir, ".regfs-"+name)
+		writeFile(t, name, dir, ".regfs-"+name)
+		must(t, os.Chtimes(path, time.Now().Add(-age), time.Now().Add(-age)))
+		if name == "written" {
+			f, err := os.Open(path)
+			must(t, err)
+			defer f.Close()
+			must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+		}
+	}
 	create(t, dir)
-	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	left, err := filepath.Glob(filepath.Join(dir, ".regfs-*"))
 	must(t, err)
-	want(t, "what is left", left, []string{filepath.Join(dir, tempPrefix+"new")})
+	want(t, "what is left", left, []string{filepath.Join(dir, ".regfs-new"), filepath.Join(dir, ".regfs-written")})
 }
 
 // TestNothingOutside: symlinks that lead out of the folder are not followed, for reading nor for writing.

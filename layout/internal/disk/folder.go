@@ -3,13 +3,11 @@ package disk
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,12 +15,6 @@ import (
 	"github.com/regfs/regfs/image"
 	"github.com/regfs/regfs/layout/internal/files"
 )
-
-// tempPrefix begins the names of files on their way.
-const tempPrefix = ".regfs-"
-
-// StaleAge is how long a file on its way has lain untouched when whoever wrote it must be gone.
-const StaleAge = 24 * time.Hour
 
 // Folder is a folder on disk. Nothing outside of it is ever read or written, whatever its symlinks say. It is safe for concurrent use.
 type Folder struct {
@@ -82,8 +74,8 @@ func (f *Folder) Each(fn func(fs.DirEntry) error) error {
 	for {
 		entries, err := dir.ReadDir(batch)
 		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), tempPrefix) {
-				f.removeStale(e)
+			if files.IsTemp(e.Name()) {
+				files.RemoveStale(f.root, e)
 			} else if err := fn(e); err != nil {
 				return err
 			}
@@ -97,16 +89,10 @@ func (f *Folder) Each(fn func(fs.DirEntry) error) error {
 	}
 }
 
-func (f *Folder) removeStale(e fs.DirEntry) {
-	if Stale(e) {
-		f.root.Remove(e.Name()) // it is in nobody's way if it stays
-	}
-}
-
-// Stale tells whether an entry is a file that was not touched for StaleAge.
+// Stale tells whether an entry is a file that was not touched for files.StaleAge.
 func Stale(e fs.DirEntry) bool {
 	info, err := e.Info()
-	return err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > StaleAge
+	return err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > files.StaleAge
 }
 
 // Replace makes the file of a name what content is, at once or not at all, and for good.
@@ -119,20 +105,7 @@ func (f *Folder) Replace(name string, content []byte) error {
 
 // Write makes a file of what fn writes. It has its name when it is whole, and on the disk; the name is, after Sync.
 func (f *Folder) Write(name string, fn func(io.Writer) error) error {
-	temp := tempPrefix + rand.Text()
-	file, err := f.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.root.Remove(temp)
-	err = fn(file)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return f.root.Rename(temp, name)
+	return files.WriteFile(f.root, name, fn)
 }
 
 // Rename gives a file the name of another one, which goes in the same step.
