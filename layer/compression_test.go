@@ -5,6 +5,7 @@ import (
 	stdgzip "compress/gzip"
 	"encoding/binary"
 	"hash/crc32"
+	"io"
 	mathbits "math/bits"
 	"math/rand/v2"
 	"os/exec"
@@ -19,16 +20,14 @@ import (
 
 // mixture is n bytes of text and noise in turns, so that a compressor stores some of it, and of runs.
 func mixture(n int) []byte {
-	rnd := rand.New(rand.NewPCG(5, uint64(n)))
+	rnd, noise := rand.New(rand.NewPCG(5, uint64(n))), rand.NewChaCha8([32]byte{5})
 	words := strings.Fields("the quick brown fox jumps over a lazy dog while layers of tar are read at random places, again and again")
 	var b bytes.Buffer
 	for b.Len() < n {
 		size := rnd.IntN(40_000)
 		switch rnd.IntN(5) {
 		case 0:
-			for range size {
-				b.WriteByte(byte(rnd.Uint32()))
-			}
+			io.CopyN(&b, noise, int64(size))
 		case 1:
 			b.Write(bytes.Repeat([]byte{byte(rnd.Uint32())}, size*4))
 		default:
@@ -151,8 +150,13 @@ func emptyBlocks(content []byte) []byte {
 
 func piped(t testing.TB, in []byte, name string, args ...string) []byte {
 	t.Helper()
+	return pipedFrom(t, bytes.NewReader(in), name, args...)
+}
+
+func pipedFrom(t testing.TB, in io.Reader, name string, args ...string) []byte {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Stdin = bytes.NewReader(in)
+	cmd.Stdin = in
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s %s: %v", name, args, err)

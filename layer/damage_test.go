@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	stdgzip "compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,18 +22,27 @@ import (
 // someTree is a blob that makes an index of several pages, and its tree.
 func someTree(t *testing.T, p *place) (image.Descriptor, []string) {
 	t.Helper()
-	entries := []ent{root, {name: "data", body: string(mixture(3 << 20))}}
-	for i := range 400 {
-		entries = append(entries, ent{name: fmt.Sprintf("d%d/%s%d", i%7, long(150), i), body: "x", pax: map[string]string{"SCHILY.xattr.user.a": long(100)}})
-		entries = append(entries, ent{name: fmt.Sprintf("h%d", i), typ: '1', link: fmt.Sprintf("d%d/%s%d", i%7, long(150), i)})
-	}
-	d := p.add(gz(t, archive(append(entries, ent{name: "z", typ: 'Z'})...)))
+	d := p.add(someBlob())
 	words, err := p.words(t, p.blobs, d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d, words
 }
+
+// someBlob is made once: to compress it takes longer than to read it.
+var someBlob = sync.OnceValue(func() []byte {
+	entries := []ent{root, {name: "data", body: string(mixture(2 << 20))}}
+	for i := range 400 {
+		entries = append(entries, ent{name: fmt.Sprintf("d%d/%s%d", i%7, long(150), i), body: "x", pax: map[string]string{"SCHILY.xattr.user.a": long(100)}})
+		entries = append(entries, ent{name: fmt.Sprintf("h%d", i), typ: '1', link: fmt.Sprintf("d%d/%s%d", i%7, long(150), i)})
+	}
+	var b bytes.Buffer
+	w, _ := stdgzip.NewWriterLevel(&b, stdgzip.BestSpeed)
+	w.Write(archive(append(entries, ent{name: "z", typ: 'Z'})...))
+	w.Close()
+	return b.Bytes()
+})
 
 func (p *place) words(t *testing.T, src image.Source, d image.Descriptor) ([]string, error) {
 	t.Helper()
@@ -241,6 +252,7 @@ func altered(at int) func(io.ReadCloser) (io.ReadCloser, error) {
 // Errors of the place a layer comes from are passed on as they are, and the next one to ask may have more luck.
 func TestSourceErrors(t *testing.T) {
 	broken := errors.New("broken cable")
+	blob := gz(t, oneFile(mixture(1<<20)), nil)
 	for name, test := range map[string]struct {
 		src  faulty
 		want error
@@ -257,7 +269,7 @@ func TestSourceErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlace(t)
-			d := p.add(gz(t, oneFile(mixture(1<<20)), nil))
+			d := p.add(blob)
 			test.src.blobs = p.blobs
 			_, err := p.words(t, &test.src, d)
 			if !errors.Is(err, test.want) || test.want != image.ErrInvalid && isInvalid(err) {
