@@ -194,7 +194,7 @@ func gzips(t testing.TB, content []byte) map[string][]byte {
 		"empty blocks":    emptyBlocks(content),
 		"members":         gz(t, chunks(content, 70_000)...),
 		"tiny members":    append(gz(t, chunks(content[:20_000], 7)...), gz(t, content[20_000:])...),
-		"large members":   gz(t, chunks(content, 2_500_000)...),
+		"large members":   gz(t, chunks(content, 1_500_000)...),
 		"empty members":   slicesJoin(gz(t, nil, nil, nil), gz(t, content[:1_000_000]), gz(t, nil, nil), gz(t, content[1_000_000:]), gz(t, nil)),
 		"padded":          append(goGzip(t, content, 6, plain), make([]byte, 2_000_000)...),
 		"header fields":   goGzip(t, content, 6, func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "a name", "a comment", make([]byte, 60_000) }),
@@ -229,7 +229,7 @@ func slicesJoin(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 const reads = 60
 
 func TestGzip(t *testing.T) {
-	content := oneFile(mixture(3 << 20))
+	content := oneFile(mixture(9 << 18)) // three spans, the least to have one in the middle
 	for name, blob := range gzips(t, content) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -242,32 +242,40 @@ func TestGzip(t *testing.T) {
 	})
 }
 
-// zstds are all kinds of zstd of some content.
-func zstds(t testing.TB, content []byte) map[string][]byte {
-	encode := func(content []byte, o ...zstd.EOption) []byte {
-		var b bytes.Buffer
-		w, err := zstd.NewWriter(&b, o...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Write(content)
-		w.Close()
-		return b.Bytes()
+func encode(t testing.TB, content []byte, o ...zstd.EOption) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b, o...)
+	if err != nil {
+		t.Fatal(err)
 	}
+	w.Write(content)
+	w.Close()
+	return b.Bytes()
+}
+
+// largeZstds are kinds of zstd of some content that have it in a frame, or almost.
+func largeZstds(t testing.TB, content []byte) map[string][]byte {
+	return map[string][]byte{
+		"one frame":    encode(t, content),
+		"huge frames":  zs(t, chunks(content, 5_000_000)...),
+		"large window": encode(t, content, zstd.WithWindowSize(64<<20), zstd.WithEncoderLevel(zstd.SpeedBetterCompression)),
+		"zstd":         piped(t, content, "zstd", "-c"),
+		"zstd --long":  piped(t, content, "zstd", "-c", "--long=27", "-3"),
+	}
+}
+
+// zstds are kinds of zstd of some content that need not be large.
+func zstds(t testing.TB, content []byte) map[string][]byte {
 	skippable := func(n int) []byte {
 		return append(binary.LittleEndian.AppendUint32([]byte{0x5a, 0x2a, 0x4d, 0x18}, uint32(n)), make([]byte, n)...)
 	}
 	all := map[string][]byte{
-		"one frame":      encode(content),
-		"no checksum":    encode(content, zstd.WithEncoderCRC(false)),
+		"no checksum":    encode(t, content, zstd.WithEncoderCRC(false)),
 		"frames":         zs(t, chunks(content, 300_000)...),
 		"large frames":   zs(t, chunks(content, 2_500_000)...),
-		"huge frames":    zs(t, chunks(content, 5_000_000)...),
 		"tiny frames":    append(zs(t, chunks(content[:20_000], 7)...), zs(t, content[20_000:])...),
-		"large window":   encode(content, zstd.WithWindowSize(64<<20), zstd.WithEncoderLevel(zstd.SpeedBestCompression)),
-		"zstd":           piped(t, content, "zstd", "-c"),
 		"zstd --no-size": piped(t, content, "zstd", "-c", "--no-check", "--no-content-size", "-1"),
-		"zstd --long":    piped(t, content, "zstd", "-c", "--long=27", "-3"),
 		"zstd -T2":       piped(t, content, "zstd", "-c", "-T2", "-B500000"),
 		"skippable":      slicesJoin(skippable(100), skippable(0), zs(t, content[:1_500_000]), skippable(3_000_000), zs(t, content[1_500_000:]), skippable(9)),
 	}
@@ -282,12 +290,17 @@ func zstds(t testing.TB, content []byte) map[string][]byte {
 }
 
 func TestZstd(t *testing.T) {
-	content := oneFile(append(mixture(keepFrom+1<<20), make([]byte, 2<<20)...)) // ends in runs
-	for name, blob := range zstds(t, content) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			randomReads(t, blob, content, reads)
-		})
+	for _, test := range []struct {
+		content int
+		kinds   func(t testing.TB, content []byte) map[string][]byte
+	}{{keepFrom + 1<<20, largeZstds}, {3 << 20, zstds}} {
+		content := oneFile(append(mixture(test.content), make([]byte, 1<<20)...)) // ends in runs
+		for name, blob := range test.kinds(t, content) {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				randomReads(t, blob, content, reads)
+			})
+		}
 	}
 }
 

@@ -19,11 +19,12 @@ import (
 
 // Many read one layer at once, some of whom give up; all that is read is right.
 func TestManyReaders(t *testing.T) {
-	content := oneFile(mixture(6 << 20))
+	content := oneFile(mixture(4 << 20))
+	blob := gz(t, content)
 	for _, cached := range []bool{true, false} {
 		t.Run(fmt.Sprintf("cached %v", cached), func(t *testing.T) {
 			p := newPlace(t)
-			d := p.add(gz(t, content))
+			d := p.add(blob)
 			if !cached {
 				if _, err := p.words(t, p.blobs, d); err != nil {
 					t.Fatal(err)

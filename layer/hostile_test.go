@@ -42,15 +42,19 @@ func TestTruncatedAndFlipped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		step := 1
+		if form == "tar" { // most of it is content
+			step = 5
+		}
 		t.Run("truncated "+form, func(t *testing.T) {
-			for n := 1; n < len(blob); n += 7 {
+			for n := 1; n < len(blob); n += 11 * step {
 				if got, err := lonely(t, blob[:n]); err == nil && form != "tar" {
 					t.Errorf("%d of %d bytes: %q", n, len(blob), got)
 				}
 			}
 		})
 		t.Run("flipped "+form, func(t *testing.T) {
-			for bit := 0; bit < 8*len(blob); bit += 19 {
+			for bit := 0; bit < 8*len(blob); bit += 29 * step {
 				b := bytes.Clone(blob)
 				b[bit/8] ^= 1 << (bit % 8)
 				if got, err := lonely(t, b); err == nil && form != "tar" && !cmp.Equal(want, got) {

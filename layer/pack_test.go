@@ -15,8 +15,9 @@ import (
 func gz(t testing.TB, parts ...[]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
+	w := gzip.NewWriter(&b) // one for all: the race detector makes it dear
 	for _, p := range parts {
-		w := gzip.NewWriter(&b)
+		w.Reset(&b)
 		_, err := w.Write(p)
 		if err := errors.Join(err, w.Close()); err != nil {
 			t.Fatalf("%v", err)
@@ -29,12 +30,13 @@ func gz(t testing.TB, parts ...[]byte) []byte {
 func zs(t testing.TB, parts ...[]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
 	for _, p := range parts {
-		w, err := zstd.NewWriter(&b)
-		if err != nil {
-			t.Fatalf("%v", err)
-		}
-		_, err = w.Write(p)
+		w.Reset(&b)
+		_, err := w.Write(p)
 		if err := errors.Join(err, w.Close()); err != nil {
 			t.Fatalf("%v", err)
 		}
@@ -57,7 +59,7 @@ func realTar(t testing.TB) []byte {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	out, err := exec.CommandContext(t.Context(), "tar", "-C", strings.TrimSpace(string(root))+"/src", "-c", "net", "testing", "unicode").Output()
+	out, err := exec.CommandContext(t.Context(), "tar", "-C", strings.TrimSpace(string(root))+"/src", "-c", "testing", "text", "unicode").Output()
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
