@@ -196,9 +196,9 @@ func gzips(t testing.TB, content []byte) map[string][]byte {
 		"tiny members":    append(gz(t, chunks(content[:20_000], 7)...), gz(t, content[20_000:])...),
 		"large members":   gz(t, chunks(content, 1_500_000)...),
 		"empty members":   slicesJoin(gz(t, nil, nil, nil), gz(t, content[:1_000_000]), gz(t, nil, nil), gz(t, content[1_000_000:]), gz(t, nil)),
-		"padded":          append(goGzip(t, content, 6, plain), make([]byte, 2_000_000)...),
-		"header fields":   goGzip(t, content, 6, func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "a name", "a comment", make([]byte, 60_000) }),
-		"header checksum": withHeaderChecksum(goGzip(t, content, 6, plain)),
+		"padded":          append(goGzip(t, content, 1, plain), make([]byte, 2_000_000)...),
+		"header fields":   goGzip(t, content, 1, func(w *stdgzip.Writer) { w.Name, w.Comment, w.Extra = "a name", "a comment", make([]byte, 60_000) }),
+		"header checksum": withHeaderChecksum(goGzip(t, content, 1, plain)),
 		"huffman only":    goGzip(t, content, stdgzip.HuffmanOnly, plain),
 	}
 	for _, level := range []int{0, 1, 6, 9} {
@@ -218,7 +218,7 @@ func gzips(t testing.TB, content []byte) map[string][]byte {
 	}
 	if _, err := exec.LookPath("pigz"); err == nil {
 		all["pigz"], all["pigz -i"] = piped(t, content, "pigz", "-p4"), piped(t, content, "pigz", "-p4", "-i", "-b", "256")
-		all["pigz -11"] = append(piped(t, content[:100_000], "pigz", "-11"), gz(t, content[100_000:])...)
+		all["pigz -11"] = append(piped(t, content[:30_000], "pigz", "-11"), gz(t, content[30_000:])...)
 	}
 	return all
 }
