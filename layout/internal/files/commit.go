@@ -47,20 +47,16 @@ func (a *Archive) commit(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
-	unused := d
 	if err = m.merge(d, now, c); err == nil {
 		err = a.publish(m, now)
 	}
-	if err != nil {
-		unused = &m.draft
+	if err == nil {
+		return a.published(m)
 	}
 	if m.file != d.file {
-		unused.discard()
+		m.draft.discard()
 	}
-	if err != nil {
-		return err
-	}
-	return a.published(m)
+	return err
 }
 
 // state is the draft, which is made if there is none, and the archive that is to be replaced.
@@ -242,8 +238,12 @@ func (a *Archive) published(m *merger) error {
 	_ = unix.Flock(int(m.file.Fd()), unix.LOCK_UN) // nobody looks for a lock there any more
 	a.replace(&snapshot{listing: &listing{members: m.members}, file: m.file, info: info})
 	a.mu.Lock()
+	old := a.draft
 	a.draft = nil
 	a.mu.Unlock()
+	if old != nil && old.file != m.file {
+		old.discard() // not before: others open what is in it
+	}
 	folder, err := os.Open(filepath.Dir(a.path))
 	if err != nil {
 		return err
