@@ -117,8 +117,14 @@ func (v *view) Now(ctx context.Context, tag string) (image.Descriptor, error) {
 	})
 }
 
-// Saw implements stage.View: who pushed sees what was pushed.
+// Saw implements stage.View: who pushed sees what was pushed. A place that is no registry may have made another image of it, such as an
+// engine, which keeps no manifests: there he looks at the tag anew.
 func (v *view) Saw(tag string, d image.Descriptor) {
+	if host := v.repo.at.Host; host == "" || host[0] == '@' {
+		v.repo.tree.pins.forget(v.who, v.repo.path, tag)
+		v.repo.tree.pins.forget(v.parent, v.repo.path, tag)
+		return
+	}
 	v.repo.tree.pins.move(v.who, v.repo.path, tag, d)
 	v.repo.tree.pins.move(v.parent, v.repo.path, tag, d)
 }

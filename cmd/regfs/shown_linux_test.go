@@ -247,3 +247,55 @@ func TestDockerLoads(t *testing.T) {
 	}
 	s.must("umount", s.mnt)
 }
+
+// TestWritersGoOn writes what a place has already, after the file that completed the image, into places that make another image of it
+// than what was written.
+func TestWritersGoOn(t *testing.T) {
+	needFUSE(t)
+	layout := layoutOf(t, conformance.Images("v1", true))
+	only := filepath.Join(t.TempDir(), "only")
+	regfs(t, 0, "copy", "-q", "oci:"+layout+":multi", "oci:"+only+":multi")
+	last := "blobs/sha256/" + configOf(t, only, "multi").Encoded()
+	blobs := strings.Fields(shell(t, "sh", "-c", "cd $0 && ls -d blobs/sha256/*", only))
+	blobs = append(slices.DeleteFunc(blobs, func(name string) bool { return name == last }), last)
+	places := shownPlaces(t)
+	for _, kind := range []string{"docker-daemon", "containers-storage"} {
+		t.Run(kind, func(t *testing.T) {
+			p := places[kind]
+			mnt := p.mount(t, layout).mnt
+			for _, tag := range []string{"w1", "w2"} {
+				to := filepath.Join(mnt, "@place", p.folder(tag))
+				shell(t, "mkdir", "-p", to)
+				writeLayout(t, only, filepath.Join(to, "oci-layout"), slices.Concat([]string{"index.json"}, blobs, []string{"oci-layout"}))
+				shell(t, "cat", to+"/digest")
+			}
+		})
+	}
+}
+
+// writeLayout copies the files of a layout in an order, as one process that knows what it has made.
+func writeLayout(t *testing.T, from, to string, names []string) {
+	t.Helper()
+	for _, folder := range []string{"", "blobs", "blobs/sha256"} {
+		if err := os.Mkdir(filepath.Join(to, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(filepath.Join(to, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		if _, err := f.Write(content); err != nil {
+			t.Errorf("%v", err)
+		}
+		if err := f.Close(); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
