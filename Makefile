@@ -81,7 +81,7 @@ check:
 fuzz:
 	@grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | while IFS=: read -r file func; do \
 	  echo "$${file%/*}: $${func#func }"; \
-	  $(GO) test -run='^$$' -fuzz="^$${func#func }$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$${file%/*}"; done
+	  $(GO) test $(TAGS) -run='^$$' -fuzz="^$${func#func }$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$${file%/*}"; done
 
 bench: build test-deps
 	CGO_ENABLED=0 $(GO) build -o bin/bench ./tests/bench

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/regfs/regfs/fs"
@@ -37,7 +39,7 @@ func (p *places) showOne(ctx context.Context, r image.Ref, readOnly bool) (fs.Na
 		readOnly = true
 	}
 	at, err := p.open(ctx, r, false)
-	if errors.Is(err, image.ErrNotFound) && !readOnly {
+	if errors.Is(err, image.ErrNotFound) && !readOnly && canBeMade(r) {
 		at, err = p.open(ctx, r, true)
 	}
 	switch {
@@ -49,6 +51,15 @@ func (p *places) showOne(ctx context.Context, r image.Ref, readOnly bool) (fs.Na
 		at.sink = nil
 	}
 	return fs.Named{Host: fs.Alone(at.src, at.sink, at.tagged), Single: true}, nil
+}
+
+// canBeMade tells whether a place that is not there is to be: where a path is mistyped, its folder mostly is not there either.
+func canBeMade(r image.Ref) bool {
+	if r.Transport == image.ContainersStorage {
+		return true
+	}
+	_, err := os.Stat(filepath.Dir(r.Path))
+	return err == nil
 }
 
 // shown is a place with hosts as a mount shows it: of layers that it has only uncompressed, images say so.

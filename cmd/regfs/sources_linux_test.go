@@ -104,6 +104,8 @@ func TestSourceAlone(t *testing.T) {
 	s.must("umount", s.mnt)
 	s.wantError("no such file", "mount", "--read-only", "oci:"+layout+"2", s.mnt)
 	s.wantError("no image layout", "mount", "oci:/etc", s.mnt)
+	s.wantError("no such file", "mount", "oci:"+s.dir+"/typo/layout", s.mnt)
+	s.wantError("no such file", "mount", "dir:"+s.dir+"/typo/image", s.mnt)
 }
 
 func TestSourcesThatAreNone(t *testing.T) {
