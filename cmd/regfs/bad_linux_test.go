@@ -44,6 +44,7 @@ func locked(t *testing.T, path string) {
 
 // TestLockedPlaces has another process hold the locks of places for longer than there is time for.
 func TestLockedPlaces(t *testing.T) {
+	needRoot(t)
 	tar, dir := smallTar(t), t.TempDir()
 	store := "containers-storage:[vfs@" + dir + "/root+" + dir + "/run]"
 	for _, c := range []struct{ from, to, lock string }{
@@ -68,6 +69,7 @@ func TestLockedPlaces(t *testing.T) {
 
 // TestBadPlaces names places that are none, or not of that kind: one line says so.
 func TestBadPlaces(t *testing.T) {
+	needRoot(t)
 	tar, dir := smallTar(t), t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
