@@ -102,6 +102,9 @@ func (a *algorithm) Create(ctx context.Context, name string, mode uint32) (Node,
 	if a.list != nil || digest.NewDigestFromEncoded(a.alg, name).Validate() != nil {
 		return nil, nil, ErrFixed
 	}
+	if a.repo.imagesOnly {
+		return nil, nil, fmt.Errorf("a blob that is of no image is not kept here: %w", image.ErrUnsupported)
+	}
 	return a.put().Create(ctx, name, mode)
 }
 

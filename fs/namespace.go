@@ -44,6 +44,7 @@ type namespace struct {
 	// registry is the host's name, name the path below it: "" for the registry itself.
 	registry, name string
 	kind           kind
+	imagesOnly     bool
 }
 
 // kind is what stands in a namespace.
@@ -56,12 +57,13 @@ const (
 )
 
 func newNamespace(t *Tree, h image.Host, registry, name string) *namespace {
-	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Mode: dirMode}}, t, h, registry, name, repositories}
+	return &namespace{dir{attr: Attr{Ino: t.ino(registry, name), Mode: dirMode}}, t, h, registry, name, repositories, false}
 }
 
 // newPlace is the folder of a place that is no registry.
 func newPlace(t *Tree, name string, p Named) *namespace {
 	n := newNamespace(t, p.Host, name, "")
+	n.imagesOnly = p.ImagesOnly
 	if n.kind = hosts; p.Single {
 		n.kind = single
 	}
@@ -77,7 +79,7 @@ func (n *namespace) Lookup(ctx context.Context, name string) (Node, error) {
 		return nil, fmt.Errorf("repository %s/%s: %w", n.name, name, image.ErrNotFound)
 	}
 	below := newNamespace(n.tree, n.host, n.registry, path)
-	below.kind = n.kind
+	below.kind, below.imagesOnly = n.kind, n.imagesOnly
 	return below, nil
 }
 
@@ -153,7 +155,7 @@ func (n *namespace) repository(ctx context.Context) (*repository, error) {
 		return nil, err
 	}
 	at := image.Repository{Host: n.registry, Name: name}
-	r := &repository{tree: n.tree, host: n.host, src: src, at: at, path: n.path(), name: full.String()}
+	r := &repository{tree: n.tree, host: n.host, src: src, at: at, path: n.path(), name: full.String(), imagesOnly: n.imagesOnly}
 	if n.kind == single {
 		r.name = ""
 	}

@@ -26,6 +26,8 @@ type Named struct {
 	Host image.Host
 	// Single tells that it is one repository, whose name is "". Else their names begin with a registry's: Merge makes such a Host.
 	Single bool
+	// ImagesOnly tells that nothing is kept but whole images: a blob can't be written by itself.
+	ImagesOnly bool
 }
 
 // Open opens the host of an image.Repository of the tree: a registry, "@" and the name of a place, or "" for Top.

@@ -23,6 +23,8 @@ type repository struct {
 	at   image.Repository
 	// path is the folder below the mount, name the full name of the repository: they differ for docker.io/alpine.
 	path, name string
+	// imagesOnly tells that a blob can't be written by itself.
+	imagesOnly bool
 }
 
 // content is a file of what a descriptor names. Its inode is the same wherever the repository's images name it alike, so that

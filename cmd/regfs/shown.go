@@ -46,7 +46,8 @@ func (p *places) showOne(ctx context.Context, r image.Ref, readOnly bool) (fs.Na
 	case err != nil:
 		return fs.Named{}, err
 	case at.hosts != nil:
-		return fs.Named{Host: &shown{Host: fs.Merge(at.hosts), readOnly: readOnly}}, nil
+		imagesOnly := r.Transport == image.ContainersStorage || r.Transport == image.DockerDaemon
+		return fs.Named{Host: &shown{Host: fs.Merge(at.hosts), readOnly: readOnly}, ImagesOnly: imagesOnly}, nil
 	case readOnly:
 		at.sink = nil
 	}

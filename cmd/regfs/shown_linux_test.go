@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	little "encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/tests/conformance"
 	"github.com/regfs/regfs/tests/registries"
@@ -152,6 +154,7 @@ func TestPlacesAreBrowsed(t *testing.T) {
 			}
 			out := filepath.Join(t.TempDir(), "out")
 			shell(t, "cp", "-r", at+"/oci-layout", out)
+			shell(t, "sh", "-c", `cd "$1/blobs/sha256" && for f in *; do echo "$f  $f"; done | sha256sum --check --quiet`, "sh", out)
 			shell(t, "ls", "-lR", filepath.Join(s.mnt, "@place"))
 			if converted := p.converts && kind == "docker-daemon" || strings.Contains(shell(t, "cat", at+"/manifest.json"), "docker"); !converted {
 				shell(t, "skopeo", "--insecure-policy", "copy", "oci:"+out, "dir:"+t.TempDir())
@@ -256,6 +259,10 @@ func (p *shownPlace) writeIndex(t *testing.T, s *shownSandbox) {
 		return
 	}
 	content := conformance.Images("single", true)
+	blob := filepath.Join(s.mnt, "@place/example.com/app/blobs/sha256", digest.FromString("alone").Encoded())
+	if err := os.WriteFile(blob, []byte("alone"), 0o644); !errors.Is(err, unix.ENOTSUP) {
+		t.Errorf("a blob of no image: %v, want %v", err, unix.ENOTSUP)
+	}
 	to := filepath.Join(s.mnt, "@place", p.folder("multi"))
 	shell(t, "mkdir", "-p", to)
 	shell(t, "cp", "-r", layoutOf(t, content), to+"/oci-layout")
