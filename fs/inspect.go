@@ -51,7 +51,7 @@ func isImage(m *image.Manifest) bool {
 	if m.Config == nil { // an index in an index
 		return false
 	}
-	return m.Config.MediaType == v1.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
+	return m.Config.MediaType == v1.MediaTypeImageConfig || m.Config.MediaType == image.MediaTypeDockerConfig
 }
 
 func (v *version) inspect(ctx context.Context) ([]byte, error) {

@@ -10,8 +10,6 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
-
 // dockerManifest is an entry of a docker archive's manifest.json.
 type dockerManifest struct {
 	Config   string
@@ -64,7 +62,7 @@ func imageManifest(ctx context.Context, src image.Source, d image.Descriptor) (*
 	switch {
 	case m.Config == nil:
 		return nil, fmt.Errorf("%s is a %s, which no docker archive can hold: %w", d.Digest, m.MediaType, image.ErrUnsupported)
-	case m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != mediaTypeDockerConfig:
+	case m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != image.MediaTypeDockerConfig:
 		return nil, fmt.Errorf("%s is no image, its config is a %s: %w", d.Digest, m.Config.MediaType, image.ErrUnsupported)
 	}
 	return m, check(*m.Config)

@@ -23,7 +23,7 @@ const (
 	maxConfig      = 4 << 20        // bytes of a config, as elsewhere
 	maxItems       = 20_000         // images of manifest.json
 	mediaTypeLayer = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-	mediaTypeConf  = "application/vnd.docker.container.image.v1+json"
+	mediaTypeConf  = image.MediaTypeDockerConfig
 )
 
 // item is an image of manifest.json.

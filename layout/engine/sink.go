@@ -14,8 +14,6 @@ import (
 	"github.com/regfs/regfs/image"
 )
 
-const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
-
 // sink is a repository of the engine to write to.
 type sink struct {
 	source
@@ -54,7 +52,7 @@ func acceptable(m *image.Manifest) error {
 		return fmt.Errorf("an engine holds images for one platform, and no index of several: choose one: %w", image.ErrUnsupported)
 	case m.Config == nil:
 		return fmt.Errorf("no engine takes a Docker schema 1 image: %w", image.ErrUnsupported)
-	case m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != mediaTypeDockerConfig:
+	case m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != image.MediaTypeDockerConfig:
 		return fmt.Errorf("it is no image, its config is a %s: %w", clean(m.Config.MediaType), image.ErrUnsupported)
 	case m.Config.Digest.Algorithm() != digest.SHA256:
 		return fmt.Errorf("an engine knows images by sha256 only, not by %s: %w", m.Config.Digest.Algorithm(), image.ErrUnsupported)

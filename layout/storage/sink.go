@@ -143,7 +143,7 @@ func acceptable(d image.Descriptor) error {
 }
 
 // configTypes are the configs of images.
-var configTypes = []string{v1.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json"}
+var configTypes = []string{v1.MediaTypeImageConfig, image.MediaTypeDockerConfig}
 
 // holdable tells what keeps a manifest's image from being in a store.
 func holdable(m *image.Manifest) error {
